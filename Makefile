@@ -1,0 +1,50 @@
+.PHONY: demo test test-long lint types format proto bench gallery clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.server: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[server]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[server,dev]'
+	@touch $@ $(VENV)/.server
+
+demo: $(VENV)/.server ## ingest the shipped gallery and search it
+	$(BIN)/mplug demo
+
+test: $(VENV)/.dev ## the suite
+	$(BIN)/python -m pytest -m 'not long'
+
+test-long: $(VENV)/.dev ## the tests that take minutes
+	$(BIN)/python -m pytest -m long
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	cd proto && ../$(BIN)/buf lint
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/.dev ## regenerate proto/mplug_api/v1/*_pb2*
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto \
+	    --python_out=proto --grpc_python_out=proto --mypy_out=proto --mypy_grpc_out=proto \
+	    proto/mplug_api/v1/*.proto
+
+bench: $(VENV)/.dev ## measure, and write docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

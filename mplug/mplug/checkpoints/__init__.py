@@ -1,0 +1,1 @@
+"""Checkpoint folders: ModelScope's, the raw AliceMind / X-PLUG layout, and our own."""

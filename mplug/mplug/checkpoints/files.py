@@ -1,0 +1,83 @@
+"""The files of a checkpoint folder, read without trusting them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from mplug.errors import CheckpointError
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a torch file without running code from it, and take off the wrappings `model`, then `module`.
+
+    Raises:
+        CheckpointError: missing, not a torch file, holds other things than tensors, or no tensors at all.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.name} is missing in {path.parent}; it holds the weights")
+    try:
+        held: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} cannot be read as weights only ({_first_line(error)}). It is damaged, or holds Python "
+            "objects beside tensors: in the place where it was made, save its state dict alone"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a whole torch file: {_first_line(error)}") from error
+    for wrapping in ("model", "module"):
+        if isinstance(held, Mapping) and isinstance(held.get(wrapping), Mapping):
+            held = held[wrapping]
+    entries = held.items() if isinstance(held, Mapping) else ()
+    tensors = {str(key): value for key, value in entries if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(
+            f"{path} holds no state dict; expected tensors by name, maybe under model or module"
+        )
+    return tensors
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a yaml file of settings.
+
+    Raises:
+        CheckpointError: missing, not yaml, or not a mapping.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.name} is missing in {path.parent}; it holds the model's settings")
+    try:
+        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not yaml: {_first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no settings; expected keys and values")
+    return values
+
+
+def read_bert_json(path: Path) -> dict[str, Any]:
+    """Read the BERT json that the yaml names.
+
+    Raises:
+        CheckpointError: missing, not JSON, or not an object.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.name} is missing in {path.parent}; it holds the text encoder's sizes")
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {_first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no settings; expected a JSON object")
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""Generated gRPC messages and stubs of mplug-serve; the .proto files lie beside them."""

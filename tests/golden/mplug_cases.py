@@ -1,0 +1,97 @@
+"""Golden cases of mPLUG as the folders that users have, and a tiny model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mplug.config import ImageEncoderConfig, MplugConfig, TextEncoderConfig
+from mplug.preprocess import PreprocessConfig
+from mplug.retrieval import RetrievalModel
+from mplug.text.tokenizer import WordPieceTokenizer
+
+GOLDEN = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """One run of the reference."""
+
+    name: str
+    settings: dict[str, Any]
+    bert: dict[str, Any]
+    weights: dict[str, Tensor]
+    io: dict[str, Tensor]
+
+    def write_modelscope(self, folder: Path, weights: Mapping[str, Any] | None = None) -> Path:
+        """Write the folder as the hub has it; `weights` replaces the plain state dict."""
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(self.settings))
+        (folder / self.settings["bert_config"]).write_text(json.dumps(self.bert))
+        (folder / "vocab.txt").write_text(
+            "".join(f"{piece}\n" for piece in small_vocab(self.bert["vocab_size"]))
+        )
+        torch.save(self.weights if weights is None else weights, folder / "pytorch_model.bin")
+        return folder
+
+
+def small_vocab(size: int) -> list[str]:
+    special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
+    return [special.get(number, f"piece{number}") for number in range(size)]
+
+
+def read_case(name: str) -> GoldenCase:
+    described = json.loads((GOLDEN / "mplug" / f"{name}.json").read_text())
+    return GoldenCase(
+        name=name,
+        settings=described["config_yaml"],
+        bert=described["config_bert"],
+        weights=load_file(GOLDEN / "mplug" / f"{name}.state_dict.safetensors"),
+        io=load_file(GOLDEN / "mplug" / f"{name}.io.safetensors"),
+    )
+
+
+def tiny_config(**changes: Any) -> MplugConfig:
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "image_encoder": ImageEncoderConfig(
+            backbone="timm:vit_base_patch16_clip_quickgelu_224",
+            backbone_options={"img_size": 32, "patch_size": 16, "embed_dim": 64, "depth": 1, "num_heads": 1},
+            width=64,
+            adapter_width=48,
+        ),
+        "text_encoder": TextEncoderConfig(vocab_size=130, hidden=48, layers=1, heads=4, ffn=64, positions=40),
+        "embed_dim": 16,
+        "preprocess": PreprocessConfig(image_size=32),
+    }
+    return MplugConfig(**{**values, **changes})
+
+
+def tiny_model(
+    config: MplugConfig | None = None, *, seed: int = 0, vocab: list[str] | None = None
+) -> RetrievalModel:
+    """Build a tiny model; the same seed and configuration give the same weights."""
+    config = config or tiny_config()
+    tokenizer = WordPieceTokenizer(vocab or small_vocab(130), max_length=config.max_text_tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return RetrievalModel(config, tokenizer).eval()
+
+
+def some_pixels(count: int = 2, size: int = 32) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def some_text() -> tuple[Tensor, Tensor]:
+    """Two texts of unequal length: ids and mask."""
+    ids = torch.tensor([[101, 7, 8, 9, 102], [101, 11, 102, 0, 0]])
+    return ids, ids != 0

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import mplug
+
+
+def test_exported_names() -> None:
+    assert mplug.__all__ == [
+        "CheckpointError",
+        "ConfigError",
+        "ContrastiveModel",
+        "ImageEncoderConfig",
+        "ImageError",
+        "ImageLimits",
+        "MplugConfig",
+        "MplugError",
+        "PreprocessConfig",
+        "RetrievalModel",
+        "TextEncoderConfig",
+        "__version__",
+        "decode_image",
+        "load",
+        "to_pixels",
+    ]
+    for name in mplug.__all__:
+        assert getattr(mplug, name) is not None
+    assert dir(mplug) == sorted(mplug.__all__)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        mplug.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import mplug",
+        "import mplug; mplug.decode_image; mplug.to_pixels; mplug.ImageLimits; mplug.MplugError",
+        "import mplug.text.tokenizer",
+        "import mplug.config",
+    ],
+)
+def test_no_torch(statement: str) -> None:
+    code = f"{statement}\nimport sys\nassert not {{'torch', 'timm', 'open_clip'}} & set(sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert run.returncode == 0, run.stderr
