@@ -1,4 +1,4 @@
-.PHONY: demo test test-long lint types format proto bench gallery clean
+.PHONY: demo test test-long lint types format proto clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,7 +32,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -42,9 +42,6 @@ proto: $(VENV)/.dev ## regenerate proto/mplug_api/v1/*_pb2*
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto \
 	    --python_out=proto --grpc_python_out=proto --mypy_out=proto --mypy_grpc_out=proto \
 	    proto/mplug_api/v1/*.proto
-
-bench: $(VENV)/.dev ## measure, and write docs/benchmarks.md
-	$(BIN)/python -m tests.benchmarks
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

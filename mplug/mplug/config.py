@@ -66,6 +66,8 @@ class TextEncoderConfig:
     """Epsilon of every LayerNorm (BERT: 1e-12)."""
     pad_id: int = 0
     """Token id of padding."""
+    mean_pooling: bool = False
+    """The text's vector is the mean of its states (Sentence-BERT, MiniLM), not that of [CLS] (mPLUG)."""
     dropout: float = 0.0
     """Dropout of embeddings, attention weights and sub-block outputs, in training only (BERT: 0.1)."""
 

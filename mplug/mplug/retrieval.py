@@ -39,9 +39,10 @@ class RetrievalModel(Encoders):
         """image_tokens (B, N, D) -> float32 (B, E), L2-normalised."""
         return F.normalize(self.image_proj(image_BND[:, 0]).float(), dim=-1)
 
-    def project_text(self, text_BLD: Tensor) -> Tensor:
-        """Text states (B, L, D) -> float32 (B, E), L2-normalised."""
-        return F.normalize(self.text_proj(text_BLD[:, 0]).float(), dim=-1)
+    def project_text(self, text_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """Text states (B, L, D) and their mask (B, L) -> float32 (B, E), L2-normalised."""
+        pooled_BD = _mean(text_BLD, mask_BL) if self.config.text_encoder.mean_pooling else text_BLD[:, 0]
+        return F.normalize(self.text_proj(pooled_BD).float(), dim=-1)
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, R, R) -> float32 (B, E), L2-normalised."""
@@ -49,7 +50,7 @@ class RetrievalModel(Encoders):
 
     def embed_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
         """int64 (B, L), bool (B, L) True = attend -> float32 (B, E), L2-normalised."""
-        return self.project_text(self.encode_text(ids, mask))
+        return self.project_text(self.encode_text(ids, mask), mask)
 
     @property
     def embed_dim(self) -> int:
@@ -72,3 +73,8 @@ class RetrievalModel(Encoders):
             self._fingerprint = None
         super().train(mode)
         return self
+
+
+def _mean(text_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    weight_BL1 = mask_BL[..., None].to(text_BLD.dtype)
+    return (text_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)

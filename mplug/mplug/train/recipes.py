@@ -1,0 +1,59 @@
+"""Recipes: functions that return a whole `TrainConfig`. Derive one, change fields, return it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mplug
+from mplug.config import ImageEncoderConfig, MplugConfig, TextEncoderConfig
+from mplug.errors import MplugError
+from mplug.preprocess import PreprocessConfig
+from mplug.train.config import InitialWeights, TrainConfig
+
+MINI_VOCABULARY = Path(mplug.__file__).parent / "weights" / "mplug-mini" / "vocab.txt"
+
+MINI_LICENCE = "Research use: weights trained on research-only photos (Flickr8k); code Apache-2.0."
+
+
+def mplug_mini() -> TrainConfig:
+    """mplug-mini's retrieval half: EfficientNet-Lite0 and MiniLM's six layers, English and Chinese."""
+    num_pieces = len(MINI_VOCABULARY.read_text(encoding="utf-8").splitlines())
+    return TrainConfig(
+        name="mplug-mini",
+        model=MplugConfig(
+            name="mplug-mini",
+            licence=MINI_LICENCE,
+            # Lite0 as ImageNet trained it: 1280 channels on a 7x7 map at 224 px.
+            image_encoder=ImageEncoderConfig(
+                backbone="timm:tf_efficientnet_lite0", width=1280, adapter_width=384
+            ),
+            text_encoder=TextEncoderConfig(
+                vocab_size=num_pieces,
+                hidden=384,
+                layers=6,
+                heads=12,
+                ffn=1536,
+                positions=128,
+                mean_pooling=True,
+                dropout=0.1,
+            ),
+            preprocess=PreprocessConfig(
+                image_size=224, mean=(0.498, 0.498, 0.498), std=(0.502, 0.502, 0.502)
+            ),
+            max_text_tokens=64,
+        ),
+        initial=InitialWeights(vocabulary=str(MINI_VOCABULARY)),
+    )
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {"mplug-mini": mplug_mini}
+
+
+def recipe(name: str) -> TrainConfig:
+    """The configuration of a recipe.
+
+    Raises:
+        MplugError: No such recipe; the existing ones are listed.
+    """
+    if name not in RECIPES:
+        raise MplugError(f"No recipe {name!r}; there are {', '.join(sorted(RECIPES))}.")
+    return RECIPES[name]()
