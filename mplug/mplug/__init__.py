@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mplug.contrastive import ContrastiveModel
     from mplug.errors import CheckpointError, ConfigError, ImageError, MplugError
     from mplug.images import ImageLimits, decode_image
-    from mplug.load import load
+    from mplug.loading import load
     from mplug.preprocess import PreprocessConfig, to_pixels
     from mplug.retrieval import RetrievalModel
 
@@ -32,7 +32,7 @@ _HOMES = {
     "RetrievalModel": "mplug.retrieval",
     "TextEncoderConfig": "mplug.config",
     "decode_image": "mplug.images",
-    "load": "mplug.load",
+    "load": "mplug.loading",
     "to_pixels": "mplug.preprocess",
 }
 

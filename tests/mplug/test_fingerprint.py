@@ -11,7 +11,7 @@ import torch
 
 from golden.mplug_cases import GoldenCase, small_vocab, tiny_config, tiny_model
 from mplug.checkpoints import native
-from mplug.load import load
+from mplug.loading import load
 from mplug.preprocess import PreprocessConfig
 
 

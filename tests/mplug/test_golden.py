@@ -18,7 +18,7 @@ from golden.mplug_cases import GOLDEN, GoldenCase, read_case, small_vocab
 from mplug.checkpoints import modelscope
 from mplug.encoders import Encoders
 from mplug.image_encoder import normalise
-from mplug.load import load, load_encoders
+from mplug.loading import load, load_encoders
 from mplug.preprocess import CLIP_MEAN, CLIP_STD, to_pixels
 from mplug.retrieval import RetrievalModel
 from mplug.text.tokenizer import WordPieceTokenizer

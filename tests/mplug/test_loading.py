@@ -18,7 +18,7 @@ from mplug.checkpoints import native
 from mplug.contrastive import ContrastiveModel
 from mplug.encoders import Encoders
 from mplug.errors import CheckpointError, MplugError
-from mplug.load import load, load_encoders
+from mplug.loading import load, load_encoders
 from mplug.retrieval import RetrievalModel
 
 Weights = dict[str, Any]

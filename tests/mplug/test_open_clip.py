@@ -12,7 +12,7 @@ import torch
 from golden.mplug_cases import some_pixels
 from mplug.contrastive import ContrastiveModel
 from mplug.errors import CheckpointError
-from mplug.load import load
+from mplug.loading import load
 from mplug.open_clip_model import OpenClipModel
 from mplug.text.tokenizer import pad
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +52,12 @@ def test_no_torch(statement: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_no_module_hides_behind_a_public_name() -> None:
+    # Importing a submodule sets it as an attribute of its package: mplug.load must stay a function.
+    package = Path(mplug.__file__).parent
+    modules = {path.stem for path in package.glob("*.py")} | {
+        path.name for path in package.iterdir() if path.is_dir()
+    }
+    assert modules & set(mplug.__all__) == set()

@@ -14,7 +14,7 @@ from torch import Tensor
 from golden.mplug_cases import some_pixels, some_text, tiny_model
 from mplug.checkpoints import native
 from mplug.checkpoints.quantize import quantize, quantize_rows, widen, widen_rows
-from mplug.load import load
+from mplug.loading import load
 
 matrices = arrays.arrays(
     np.float32,

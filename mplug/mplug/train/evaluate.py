@@ -127,7 +127,7 @@ def table(rows: dict[str, Recall]) -> str:
 
 def main() -> None:
     """Command line, see the module's docstring."""
-    from mplug.load import load
+    from mplug.loading import load
 
     parser = argparse.ArgumentParser(description="Retrieval quality on the val split and on unseen drawings.")
     parser.add_argument("model", help="mplug-mini, a folder, or open_clip:NAME")

@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--english", type=Path, required=True, help="vocab.txt of bert-base-uncased")
     parser.add_argument("--chinese", type=Path, required=True, help="vocab.txt of bert-base-chinese")
     parser.add_argument("--texts", type=Path, required=True, help="folder of .jsonl files")
-    parser.add_argument("--size", type=int, default=15_600)
+    parser.add_argument("--size", type=int, default=14_500)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     english = args.english.read_text(encoding="utf-8").splitlines()

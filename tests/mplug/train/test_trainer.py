@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from mplug.errors import MplugError
 from mplug.image_encoder import ImageEncoder
-from mplug.load import load
+from mplug.loading import load
 from mplug.train import recipe_names, run
 from mplug.train.initialise import seed_rows
 from mplug.train.recipes import MINI_VOCABULARY, mplug_mini
