@@ -1,0 +1,143 @@
+"""Say what a server or a model is.
+
+Without MODEL: the server, its models with their licences, its limits and its collections. With MODEL: a
+model on this machine, by its folder or by the name of one that ships with the package (mplug-mini).
+"""
+
+import argparse
+import json
+from datetime import datetime
+from importlib.util import find_spec
+from typing import cast
+
+from rich.table import Table
+
+from mplug_services.cli.common import EXIT_OK, CliError, add_connection_arguments, connect, results
+from mplug_services.client import CollectionInfo, ServerInfo
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a folder, mplug-mini, or open_clip:NAME")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_connection_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command."""
+    if options.model is not None:
+        facts = model_facts(options.model)
+        print(json.dumps(facts, ensure_ascii=False)) if options.json else results().print(_table(facts))
+        return EXIT_OK
+    with connect(options) as client:
+        info, collections = client.server_info(), client.list_collections()
+    if options.json:
+        print(
+            json.dumps({**server_facts(info, options.address), "collections": collection_facts(collections)})
+        )
+        return EXIT_OK
+    _print_server(info, collections, options.address)
+    return EXIT_OK
+
+
+def model_facts(source: str) -> dict[str, str | int]:
+    """What a model on this machine is.
+
+    Raises:
+        CliError: The package's server half is not installed, or nothing loadable is there.
+    """
+    if find_spec("torch") is None:
+        raise CliError("looking into a model needs the server half: pip install 'mplug-serve[server]'")
+    from mplug.errors import MplugError
+    from mplug.loading import load
+
+    try:
+        model = load(source)
+    except MplugError as error:
+        raise CliError(str(error)) from error
+    size = model.preprocess.image_size
+    mebibytes = model.num_parameters * model.dtype.itemsize / 2**20
+    return {
+        "name": model.name,
+        "parameters": model.num_parameters,
+        "memory": f"{mebibytes:.1f} MiB as {str(model.dtype).removeprefix('torch.')}",
+        "image size": f"{size} x {size}",
+        "longest text": f"{model.tokenizer.max_length} tokens",
+        "embedding width": model.embed_dim,
+        "fingerprint": model.fingerprint,
+        "licence": model.licence or "not stated",
+        "checkpoint": str(model.report),
+    }
+
+
+def server_facts(info: ServerInfo, address: str) -> dict[str, object]:
+    """What a server is, as JSON values."""
+    models = [
+        {
+            "name": model.name,
+            "task": model.task,
+            "device": model.device,
+            "dtype": model.dtype,
+            "parameters": model.parameter_count,
+            "embedding width": model.embedding_dimension,
+            "longest text": model.max_text_tokens,
+            "fingerprint": model.embedding_fingerprint,
+            "licence": model.licence,
+        }
+        for model in info.models
+    ]
+    limits = {name: getattr(info.limits, name) for name in info.limits.__slots__}
+    return {
+        "address": address,
+        "version": info.version,
+        "started": _time(info.start_time),
+        "services": list(info.services),
+        "models": models,
+        "limits": limits,
+    }
+
+
+def collection_facts(collections: list[CollectionInfo]) -> list[dict[str, object]]:
+    """What each collection is, as JSON values."""
+    return [
+        {
+            "name": collection.name,
+            "points": collection.point_count,
+            "dimension": collection.dimension,
+            "metric": str(collection.metric),
+            "fingerprint": collection.fingerprint,
+            "aliases": list(collection.aliases),
+            "created": _time(collection.create_time),
+        }
+        for collection in collections
+    ]
+
+
+def _print_server(info: ServerInfo, collections: list[CollectionInfo], address: str) -> None:
+    facts = server_facts(info, address)
+    console = results()
+    console.print(_table({key: facts[key] for key in ("address", "version", "started")}))
+    for model in cast(list[dict[str, object]], facts["models"]):
+        console.print(_table(model, title=f"model for {model['task']}"))
+    console.print(_table(cast(dict[str, object], facts["limits"]), title="limits"))
+    table = Table(
+        "name", "points", "dimension", "metric", "aliases", title="collections", title_justify="left"
+    )
+    for collection in collections:
+        aliases = ", ".join(collection.aliases)
+        cells = (collection.point_count, collection.dimension, str(collection.metric))
+        table.add_row(collection.name, *map(str, cells), aliases)
+    console.print(table if collections else "no collections yet")
+
+
+def _table(facts: "dict[str, str | int] | dict[str, object]", title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, expand=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+    return table
+
+
+def _time(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")

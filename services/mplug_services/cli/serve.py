@@ -1,0 +1,94 @@
+"""Run a server.
+
+Settings are taken from a YAML file (--config), then from environment variables (MPLUG_PORT, MPLUG_DATA_DIR,
+…), then from these flags; later ones win. SIGTERM or Ctrl-C lets the requests that were begun finish.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+from mplug_index.errors import IndexStoreError
+from mplug_services.cli.common import EXIT_OK, CliError, UsageError
+from mplug_services.config import ConfigurationError, ServeConfig, load_config
+
+FLAGS = {
+    "host": "the interface to listen on; 0.0.0.0 is all of them",
+    "port": "the port; 0 takes a free one",
+    "data_dir": "where collections and pictures live; one server owns it",
+    "model": "a model that ships with the package, a checkpoint folder, or open_clip:NAME[:PRETRAINED]",
+    "device": "cpu, cuda or cuda:0",
+    "dtype": "float32, bfloat16 or float16",
+    "services": "which services run, with commas; index alone needs no model",
+    "image_root": "folder that image URIs are relative to (default: URIs are refused)",
+    "keep_images": "what is kept of ingested pictures: none, original or thumbnail",
+    "queue_size": "items that may wait for the model",
+    "max_batch_images": "pictures in one forward pass",
+    "max_batch_tokens": "padded tokens in one forward pass of texts",
+    "num_prepare_workers": "threads that decode pictures and tokenize texts",
+    "num_model_threads": "torch's threads for a forward pass; 0: its own choice",
+    "grace_seconds": "how long a stopping server lets requests finish",
+    "reflection": "whether the server tells what it speaks: true or false",
+    "tls_certificate": "PEM file; with --tls-key the server speaks TLS only",
+    "tls_key": "PEM file of the certificate's private key",
+    "tls_client_ca": "PEM file; clients must show a certificate of this authority",
+}
+"""Help for the settings of ServeConfig; one that is missing here is a flag all the same."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments: one flag for each setting, so that none can be forgotten."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file of settings, named as the flags are"
+    )
+    parser.add_argument("--address", metavar="HOST:PORT", help="--host and --port in one")
+    parser.add_argument("--log-level", default="WARNING", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    for field in dataclasses.fields(ServeConfig):
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        shown = "" if default == "" else f" (default: {default})"
+        text = (FLAGS.get(field.name, "") + shown).replace("%", "%%")
+        parser.add_argument(f"--{field.name.replace('_', '-')}", metavar="VALUE", help=text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command until the server is told to stop."""
+    config = _config(options)
+    needed = ["faiss", "grpc_health", *(["torch"] if config.needs_model else [])]
+    if any(find_spec(name) is None for name in needed):
+        raise CliError("a server needs the package's server half: pip install 'mplug-serve[server]'")
+    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _serve(config)
+    return EXIT_OK
+
+
+def _serve(config: ServeConfig) -> None:
+    from mplug.errors import MplugError
+    from mplug_services.server import Server, serve
+
+    def ready(server: Server) -> None:
+        served = f"model {config.model} on {config.device}" if config.needs_model else "no model"
+        # Whoever starts a server waits for this line.
+        print(f"mplug ready at {server.address} ({served}, data in {config.data_dir})", flush=True)
+
+    try:
+        asyncio.run(serve(config, ready=ready))
+    except (ConfigurationError, MplugError, IndexStoreError) as error:
+        raise CliError(str(error)) from error
+    except OSError as error:
+        raise CliError(f"{error.filename or config.data_dir}: {error.strerror}") from error
+
+
+def _config(options: argparse.Namespace) -> ServeConfig:
+    flags = {field.name: getattr(options, field.name) for field in dataclasses.fields(ServeConfig)}
+    if options.address is not None:
+        host, colon, port = options.address.rpartition(":")
+        if not (host and colon and port.isdigit()):
+            raise UsageError(f"--address takes HOST:PORT, not {options.address!r}")
+        flags |= {"host": host, "port": port}
+    try:
+        return load_config(flags, file=options.config)
+    except ConfigurationError as error:
+        raise UsageError(str(error)) from error

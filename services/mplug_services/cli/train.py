@@ -1,0 +1,63 @@
+"""Train or fine-tune a model by a recipe."""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+from mplug_services.cli.common import EXIT_OK, CliError, UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="the recipe's name; `mplug train list` names them all"
+    )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="pictures with captions.jsonl")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="checkpoints, logs and the trained model"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="change one value of the recipe, e.g. --set training.steps=1000; may be given several times",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the output's last checkpoint; without it an output that holds a run is refused",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command."""
+    if find_spec("torch") is None:
+        raise CliError("training needs the server half: pip install 'mplug-serve[server]'")
+    from mplug import train as training
+    from mplug.errors import MplugError
+
+    if options.recipe == "list":
+        print("\n".join(training.recipe_names()))
+        return EXIT_OK
+    _check(options, training.recipe_names())
+    try:
+        training.run(
+            options.recipe, options.overrides, data=options.data, output=options.output, resume=options.resume
+        )
+    except MplugError as error:
+        raise CliError(str(error)) from error
+    return EXIT_OK
+
+
+def _check(options: argparse.Namespace, recipes: list[str]) -> None:
+    if options.recipe not in recipes:
+        raise UsageError(f"no recipe is named {options.recipe!r}; there are: {', '.join(recipes)}")
+    if options.data is None or options.output is None:
+        raise UsageError("training takes --data FOLDER and --output FOLDER")
+    if not options.data.is_dir():
+        raise UsageError(f"--data {options.data} is not a folder")
+    for override in options.overrides:
+        if "=" not in override:
+            raise UsageError(f"--set takes KEY=VALUE, not {override!r}")

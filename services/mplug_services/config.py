@@ -1,0 +1,239 @@
+"""Settings of a server: a YAML file, then `MPLUG_*` variables, then flags; the later wins."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SERVICES = ("embedding", "index", "search", "model")
+"""What `services` may name. ModelService and health are served in any case."""
+KEEP_IMAGES = ("none", "original", "thumbnail")
+ENV_PREFIX = "MPLUG_"
+OTHER_VARIABLES = frozenset({"MPLUG_ADDRESS", "MPLUG_CONFIG"})
+"""Variables of the same prefix that are the clients' and the command line's, not settings of a server."""
+OTHER_PREFIXES = ("MPLUG_TRAIN_", "MPLUG_TEST_")
+
+
+class ConfigurationError(ValueError):
+    """A setting that is unknown or cannot be; names the setting, its value and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig:
+    """Settings of a server. Every one is also a flag and an `MPLUG_*` variable of its name."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all."""
+    port: int = 50051
+    """0: any free port."""
+    data_dir: Path = Path("mplug-data")
+    """Where collections and pictures are kept. One process at a time."""
+    services: tuple[str, ...] = SERVICES
+    """Which of embedding, index, search and model this process serves. index alone loads no model and no torch."""
+    model: str = "mplug-mini"
+    """A shipped model, a checkpoint folder, or open_clip:NAME."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:1."""
+    dtype: str = "float32"
+    """float32, bfloat16 or float16."""
+    image_root: Path | None = None
+    """Folder under which pictures may be named by uri; none: only data is accepted."""
+    keep_images: str = "original"
+    """What an ingest keeps of a picture where its client does not say: none, original or thumbnail."""
+
+    queue_size: int = 1024
+    """Most items that wait for the model or are being decoded; more is refused with RESOURCE_EXHAUSTED."""
+    max_batch_pixels: int = 32 * 224 * 224
+    """Pixels that one forward pass holds: 32 pictures of 224 px, which two cores do in about 0.3 s."""
+    max_batch_tokens: int = 2048
+    """Tokens, padding included, that one forward pass holds."""
+    num_prepare_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Threads that decode and tokenize."""
+    num_index_workers: int = 4
+    """Threads that search and write."""
+    torch_threads: int = 0
+    """Threads of a forward pass; 0: torch's own choice."""
+    grace_seconds: float = 30.0
+    """How long a stop waits for RPCs under way."""
+    ingest_batch_size: int = 32
+    """Pictures that an ingest stream embeds and commits together."""
+    ingest_in_flight: int = 128
+    """Pictures of one ingest stream that may be under way; then the server stops reading it."""
+
+    max_message_bytes: int = 64 * 2**20
+    max_image_bytes: int = 20 * 2**20
+    max_image_pixels: int = 50_000_000
+    max_batch_size: int = 256
+    max_text_bytes: int = 256 * 2**10
+    max_top_k: int = 1000
+    max_page_size: int = 1000
+    max_query_parts: int = 16
+
+    reflection: bool = True
+    """Whether clients may ask for the list of services and messages."""
+    tls_certificate: Path | None = None
+    """PEM chain of the server; with `tls_key`, connections are encrypted."""
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    """PEM of the authorities whose clients are let in (mTLS); none: any client."""
+
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                least = 0 if setting.name in ("port", "torch_threads") else 1
+                _require(value >= least, setting.name, value, f"it must be at least {least}")
+        _require(self.port < 65536, "port", self.port, "ports end at 65535")
+        _require(self.grace_seconds >= 0, "grace_seconds", self.grace_seconds, "it must not be negative")
+        _require(
+            self.keep_images in KEEP_IMAGES,
+            "keep_images",
+            self.keep_images,
+            f"known are {', '.join(KEEP_IMAGES)}",
+        )
+        self._check_services()
+        for name in ("max_batch_size", "ingest_batch_size"):
+            _require(
+                getattr(self, name) <= self.queue_size,
+                name,
+                getattr(self, name),
+                f"a batch must fit into queue_size ({self.queue_size})",
+            )
+        _require(
+            (self.tls_certificate is None) == (self.tls_key is None),
+            "tls_certificate",
+            self.tls_certificate,
+            "tls_certificate and tls_key go together",
+        )
+        _require(
+            self.tls_client_ca is None or self.tls_certificate is not None,
+            "tls_client_ca",
+            self.tls_client_ca,
+            "clients can be asked for certificates only where tls_certificate is set",
+        )
+
+    def _check_services(self) -> None:
+        _require(bool(self.services), "services", "", f"name at least one of {', '.join(SERVICES)}")
+        for name in self.services:
+            _require(name in SERVICES, "services", name, f"known are {', '.join(SERVICES)}")
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a service is selected that embeds."""
+        return "embedding" in self.services or "search" in self.services
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether a service is selected that stores."""
+        return "index" in self.services or "search" in self.services
+
+    def describe(self) -> dict[str, str]:
+        """Every setting as text, for printing. None is secret: keys are named by path."""
+        return {each.name: _text(getattr(self, each.name)) for each in dataclasses.fields(self)}
+
+
+def load_config(
+    flags: Mapping[str, object] | None = None,
+    *,
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> ServeConfig:
+    """Settings from all three sources.
+
+    Args:
+        flags: settings given on the command line; None values count as not given.
+        file: a YAML mapping of settings.
+        environment: variables; None: the process's own.
+
+    Raises:
+        ConfigurationError: an unknown setting, or a value that cannot be.
+    """
+    given = _from_file(file) if file is not None else {}
+    given |= _from_environment(os.environ if environment is None else environment)
+    given |= {name: value for name, value in (flags or {}).items() if value is not None}
+    hints = typing.get_type_hints(ServeConfig)
+    unknown = sorted(set(given) - set(hints))
+    if unknown:
+        raise ConfigurationError(f"unknown settings: {', '.join(unknown)}; known are {', '.join(hints)}")
+    # Any: each value has been made what its setting's type hint says.
+    settings: dict[str, Any] = {name: _convert(name, value, hints[name]) for name, value in given.items()}
+    return ServeConfig(**settings)
+
+
+def _from_file(file: Path) -> dict[str, object]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"the configuration file {file} cannot be read: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(
+            f"the configuration file {file} must be a mapping of settings, as `port: 50051`"
+        )
+    return {str(name).replace("-", "_"): value for name, value in content.items()}
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    return {
+        name.removeprefix(ENV_PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(ENV_PREFIX) and name not in OTHER_VARIABLES and not name.startswith(OTHER_PREFIXES)
+    }
+
+
+# Any: a type hint may be a class, a union or a generic alias; only the kinds of ServeConfig occur.
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    if typing.get_origin(hint) is types.UnionType:
+        if value in (None, ""):
+            return None
+        (hint,) = (each for each in typing.get_args(hint) if each is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        names = value.split(",") if isinstance(value, str) else value
+        _require(isinstance(names, list | tuple), name, value, "give a list, or names with commas between")
+        return tuple(str(each).strip() for each in names)
+    if hint is bool:
+        return _to_bool(name, value)
+    if isinstance(value, bool):
+        raise ConfigurationError(f"{name} is {value!r}; it must be a {hint.__name__}")
+    if hint is int and isinstance(value, float) and not value.is_integer():
+        raise ConfigurationError(f"{name} is {value!r}; it must be a whole number")
+    try:
+        return hint(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{name} is {value!r}; it must be a {hint.__name__}") from error
+
+
+def _to_bool(name: str, value: object) -> bool:
+    words = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
+    word = str(value).strip().lower()
+    _require(word in words, name, value, "write true or false")
+    return words[word]
+
+
+def _require(holds: bool, name: str, value: object, remedy: str) -> None:
+    if not holds:
+        raise ConfigurationError(f"{name} is {value!r}; {remedy}")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "" if value is None else str(value)

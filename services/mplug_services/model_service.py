@@ -1,0 +1,78 @@
+"""ModelService: what this server is, holds and allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from grpc import aio
+
+import mplug
+from mplug_api.v1 import model_service_pb2 as pb
+from mplug_api.v1.model_service_pb2_grpc import ModelServiceServicer
+from mplug_services import wire
+from mplug_services.config import ServeConfig
+from mplug_services.embedder import EmbedderSlot
+from mplug_services.served_model import ServedModel
+
+MAX_ID_BYTES = 512
+"""The index's own limit, published."""
+
+
+class ModelService(ModelServiceServicer):
+    """The servicer.
+
+    Args:
+        slot: where the embedder is once the model is loaded; no model is listed before.
+        config: limits.
+        services: full names of what this process serves.
+    """
+
+    def __init__(self, slot: EmbedderSlot, config: ServeConfig, services: Sequence[str]) -> None:
+        self._slot = slot
+        self._config = config
+        self._services = services
+        self._start_time = wire.write_time(datetime.now(UTC))
+
+    async def GetServerInfo(  # noqa: N802 - the method's name in the API
+        self, request: pb.GetServerInfoRequest, context: aio.ServicerContext[Any, Any]
+    ) -> pb.GetServerInfoResponse:
+        """Describe the server."""
+        model = self._slot.model
+        return pb.GetServerInfoResponse(
+            version=mplug.__version__,
+            models=[] if model is None else [_write_model(model)],
+            limits=_write_limits(self._config),
+            services=self._services,
+            start_time=self._start_time,
+        )
+
+
+def _write_model(model: ServedModel) -> pb.ServedModel:
+    return pb.ServedModel(
+        name=model.name,
+        task="retrieval",
+        embedding_fingerprint=model.fingerprint,
+        embedding_dimension=model.embed_dim,
+        device=model.device,
+        dtype=model.dtype,
+        parameter_count=model.num_parameters,
+        licence=model.licence,
+        max_text_tokens=model.tokenizer.max_length,
+    )
+
+
+def _write_limits(config: ServeConfig) -> pb.Limits:
+    return pb.Limits(
+        max_message_bytes=config.max_message_bytes,
+        max_image_bytes=config.max_image_bytes,
+        max_image_pixels=config.max_image_pixels,
+        max_batch_size=config.max_batch_size,
+        max_text_bytes=config.max_text_bytes,
+        max_top_k=config.max_top_k,
+        max_page_size=config.max_page_size,
+        max_query_parts=config.max_query_parts,
+        max_id_bytes=MAX_ID_BYTES,
+        queue_size=config.queue_size,
+    )

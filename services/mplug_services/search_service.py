@@ -1,0 +1,233 @@
+"""SearchService: pictures in, the right ones out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from grpc import aio
+from numpy.typing import NDArray
+
+from mplug_api.v1 import search_service_pb2 as pb
+from mplug_api.v1.search_service_pb2_grpc import SearchServiceServicer
+from mplug_index.types import QueryPart, ScoredPoint
+from mplug_services import ingest, wire
+from mplug_services.blocking import BlockingPool
+from mplug_services.collection_store import CollectionStore
+from mplug_services.config import ServeConfig
+from mplug_services.embedder import SEARCH_PATIENCE, EmbedBatch, Embedder, EmbedderSlot, StageSeconds
+from mplug_services.errors import ServiceError, error_status, invalid_argument, to_failure
+from mplug_services.image_reader import ImageReader, ImageSource
+from mplug_services.tasks import both
+from mplug_services.wire_filter import read_filter
+
+Context = aio.ServicerContext[Any, Any]  # Any: as the generated servicers have it
+
+DEFAULT_TOP_K = 10
+
+_KEEP: Mapping[int, ingest.KeepImages | None] = {
+    pb.KEEP_IMAGES_UNSPECIFIED: None,
+    pb.KEEP_IMAGES_NONE: ingest.KeepImages.NONE,
+    pb.KEEP_IMAGES_ORIGINAL: ingest.KeepImages.ORIGINAL,
+    pb.KEEP_IMAGES_THUMBNAIL: ingest.KeepImages.THUMBNAIL,
+}
+
+
+class SearchService(SearchServiceServicer):
+    """The servicer. RPC names are those of the API (N802).
+
+    Args:
+        slot: where the embedder is once the model is loaded.
+        collections: the index and the pictures.
+        pool: where the index's calls run.
+        reader: reads pictures that are named by uri.
+        config: limits.
+        draining: set when the server is about to stop: streams then take nothing more.
+    """
+
+    def __init__(
+        self,
+        slot: EmbedderSlot,
+        collections: CollectionStore,
+        pool: BlockingPool,
+        reader: ImageReader,
+        config: ServeConfig,
+        draining: asyncio.Event,
+    ) -> None:
+        self._slot = slot
+        self._collections = collections
+        self._pool = pool
+        self._reader = reader
+        self._config = config
+        self._draining = draining
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:  # noqa: N802
+        """Embed the query's parts and find the nearest points."""
+        started = time.monotonic()
+        embedder = self._slot.get()
+        parts = _read_parts(request.parts, self._config)
+        top_k = wire.read_limited(request.top_k, "top_k", DEFAULT_TOP_K, self._config.max_top_k)
+        where = read_filter(request.filter) if request.HasField("filter") else None
+        if parts.texts or parts.images:
+            await self._pool.run(self._collections.check_model, request.collection, embedder.model)
+        seconds, truncated = await self._embed(embedder, parts, wire.read_deadline(context))
+        searched = time.monotonic()
+        hits = await self._pool.run(
+            self._collections.database.query, request.collection, parts.finished(), top_k=top_k, filter=where
+        )
+        seconds = seconds.join(StageSeconds(index=time.monotonic() - searched))
+        return pb.SearchResponse(
+            hits=[_write_hit(hit) for hit in hits],
+            model=wire.write_model(embedder.model),
+            timings=wire.write_timings(seconds, started),
+            truncated_parts=truncated,
+        )
+
+    async def _embed(
+        self, embedder: Embedder, parts: _Parts, deadline: float | None
+    ) -> tuple[StageSeconds, list[int]]:
+        """Give every text and image part its vector; which texts were truncated."""
+        images = {place: await self._read_image(source, place) for place, source in parts.images.items()}
+        texts, pictures = await both(
+            embedder.embed_texts(list(parts.texts.values()), deadline=deadline, patience=SEARCH_PATIENCE),
+            embedder.embed_images(list(images.values()), deadline=deadline, patience=SEARCH_PATIENCE),
+        )
+        _take(parts, list(parts.texts), texts, "text")
+        _take(parts, list(images), pictures, "image")
+        truncated = [place for place, each in zip(parts.texts, texts.outcomes, strict=True) if each.truncated]
+        return texts.seconds.join(pictures.seconds), truncated
+
+    async def _read_image(self, source: ImageSource, place: int) -> bytes:
+        try:
+            return await self._reader.read(source)
+        except Exception as error:
+            raise ServiceError(to_failure(error, field=f"parts[{place}].image")) from error
+
+    async def Ingest(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.IngestRequest], context: Context
+    ) -> AsyncIterator[pb.IngestResponse]:
+        """Embed a stream of pictures into a collection."""
+        embedder = self._slot.get()
+        options = await self._read_options(request_iterator)
+        collection = await self._pool.run(
+            self._collections.open, options.collection, embedder.model, options.create_if_missing
+        )
+        started = pb.IngestStarted(collection=collection, model=wire.write_model(embedder.model))
+        yield pb.IngestResponse(started=started)
+        flow = ingest.IngestFlow(
+            embedder, self._collections, self._pool, self._reader, options, self._draining
+        )
+        async with aclosing(flow.run(_read_items(request_iterator))) as events:
+            async for event in events:
+                yield _write_event(event)
+
+    async def _read_options(self, requests: AsyncIterator[pb.IngestRequest]) -> ingest.IngestOptions:
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("message") != "options":
+            raise invalid_argument("options", "the first message must carry the options", reason="NO_OPTIONS")
+        options = first.options
+        if options.keep_images not in _KEEP:
+            raise invalid_argument(
+                "options.keep_images",
+                f"{options.keep_images} is no known KeepImages",
+                reason="UNKNOWN_KEEP_IMAGES",
+            )
+        return ingest.IngestOptions(
+            collection=options.collection,
+            create_if_missing=options.create_if_missing,
+            keep_images=_KEEP[options.keep_images] or ingest.KeepImages(self._config.keep_images),
+            skip_existing=options.skip_existing,
+            batch_size=self._config.ingest_batch_size,
+            max_in_flight=self._config.ingest_in_flight,
+        )
+
+
+@dataclass(slots=True)
+class _Parts:
+    """A query's parts by place, on their way to vectors."""
+
+    weights: list[float]
+    texts: dict[int, str]
+    images: dict[int, ImageSource]
+    vectors: dict[int, NDArray[np.float32]]
+    stored_ids: dict[int, str]
+
+    def finished(self) -> list[QueryPart]:
+        """All parts in order."""
+        return [
+            QueryPart(vector=self.vectors.get(place), stored_id=self.stored_ids.get(place), weight=weight)
+            for place, weight in enumerate(self.weights)
+        ]
+
+
+def _read_parts(messages: Sequence[pb.QueryPart], config: ServeConfig) -> _Parts:
+    if not messages:
+        raise invalid_argument(
+            "parts",
+            "the query is empty; give a text, an image, a vector or a stored_id",
+            reason="EMPTY_QUERY",
+        )
+    wire.check_batch(len(messages), "parts", config.max_query_parts)
+    parts = _Parts([], {}, {}, {}, {})
+    for place, message in enumerate(messages):
+        field = f"parts[{place}]"
+        parts.weights.append(wire.read_weight(message, field))
+        kind = message.WhichOneof("part")
+        if kind == "text":
+            wire.check_text(message.text, f"{field}.text", config.max_text_bytes)
+            parts.texts[place] = message.text
+        elif kind == "image":
+            parts.images[place] = wire.read_image(message.image, f"{field}.image")
+        elif kind == "vector":
+            parts.vectors[place] = wire.read_vector(message.vector, f"{field}.vector")
+        elif kind == "stored_id":
+            parts.stored_ids[place] = message.stored_id
+        else:
+            raise invalid_argument(
+                field, "the part has none of text, image, vector and stored_id", reason="EMPTY_PART"
+            )
+    return parts
+
+
+def _take(parts: _Parts, places: Sequence[int], batch: EmbedBatch, kind: str) -> None:
+    """Vectors to their places; a part that has none ends the search, naming it."""
+    for place, outcome in zip(places, batch.outcomes, strict=True):
+        if outcome.vector is None:
+            assert outcome.error is not None, "an outcome has a vector or an error"
+            raise ServiceError(to_failure(outcome.error, field=f"parts[{place}].{kind}")) from outcome.error
+        parts.vectors[place] = outcome.vector
+
+
+def _write_hit(hit: ScoredPoint) -> pb.SearchHit:
+    return pb.SearchHit(id=hit.point.id, score=hit.score, payload=wire.write_payload(hit.point.payload))
+
+
+async def _read_items(
+    requests: AsyncIterator[pb.IngestRequest],
+) -> AsyncIterator[ingest.IngestItem | ingest.ItemFailed]:
+    async for request in requests:
+        if request.WhichOneof("message") != "item":
+            raise invalid_argument(
+                "item", "after the first message, each must carry an item", reason="NO_ITEM"
+            )
+        item = request.item
+        try:
+            yield ingest.IngestItem(
+                item.id, wire.read_image(item.image, "image"), wire.read_payload(item.payload, "payload")
+            )
+        except ServiceError as error:
+            yield ingest.ItemFailed(item.id, error)
+
+
+def _write_event(event: ingest.Event) -> pb.IngestResponse:
+    if isinstance(event, ingest.Acknowledged):
+        ack = pb.IngestAck(id=event.id, sequence_number=event.sequence_number, skipped=event.skipped)
+        return pb.IngestResponse(ack=ack)
+    if isinstance(event, ingest.Backoff):
+        return pb.IngestResponse(backoff=pb.Backoff(delay=wire.write_duration(event.seconds)))
+    return pb.IngestResponse(error=pb.IngestError(id=event.id, error=error_status(event.error)))

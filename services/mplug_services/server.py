@@ -1,0 +1,256 @@
+"""Build, start and drain a server: the only file that knows every service.
+
+Start: data, port, health NOT_SERVING; then the model in its thread; SERVING service by service as each can answer.
+Stop: health NOT_SERVING, new RPCs refused, those under way finished within the grace, then the model's thread, then
+the index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer  # `health.aio`, by the name that type checkers see
+from grpc_reflection.v1alpha import reflection
+
+from mplug.images import ImageLimits
+from mplug_api.v1 import (
+    embedding_service_pb2,
+    embedding_service_pb2_grpc,
+    index_service_pb2,
+    index_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    search_service_pb2,
+    search_service_pb2_grpc,
+)
+from mplug_index.errors import DatabaseLockedError, PictureAccessError, StorageError
+from mplug_index.pictures import PictureRoot
+from mplug_services.blocking import BlockingPool
+from mplug_services.config import ServeConfig
+from mplug_services.embedder import Embedder, EmbedderSlot
+from mplug_services.embedding_service import EmbeddingService
+from mplug_services.engine_seam import Engine
+from mplug_services.errors import unavailable
+from mplug_services.image_reader import ImageReader
+from mplug_services.index_service import IndexService
+from mplug_services.interceptor import ErrorInterceptor, RpcCounter
+from mplug_services.listen import StartupError, channel_options, listen
+from mplug_services.model_service import ModelService
+from mplug_services.prepare import Preparer
+from mplug_services.scheduler import Scheduler
+from mplug_services.search_service import SearchService
+from mplug_services.storage import Storage
+from mplug_services.work import WorkKind
+
+logger = logging.getLogger(__name__)
+
+FULL_NAMES = {
+    "embedding": embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name,
+    "index": index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name,
+    "search": search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
+    "model": model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+}
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+LOADING_RETRY_SECONDS = 1.0
+MAX_WAITING_INDEX_CALLS = 256
+
+
+class Server:
+    """A server of the configured services.
+
+    Args:
+        config: settings.
+        engine: what runs the model; None: a ModelWorker for the configured model, where a service needs one.
+
+    """
+
+    def __init__(self, config: ServeConfig, *, engine: Engine | None = None) -> None:
+        self.config = config
+        self.names = [name for name in FULL_NAMES if name in config.services or name == "model"]
+        self.address = ""
+        """`host:port` that clients connect to; known after `start`."""
+        self._engine = engine if engine is not None or not config.needs_model else _model_worker(config)
+        self._slot = EmbedderSlot(
+            lambda: unavailable(
+                "MODEL_LOADING", "the model is being loaded; try again", retry_seconds=LOADING_RETRY_SECONDS
+            )
+        )
+        self._health = HealthServicer()
+        self._counter = RpcCounter()
+        self._draining = asyncio.Event()
+        self._closing = contextlib.AsyncExitStack()
+
+    @property
+    def full_names(self) -> list[str]:
+        """Full names of the services, as `mplug_api.v1.SearchService`."""
+        return [FULL_NAMES[name] for name in self.names]
+
+    async def start(self) -> None:
+        """Open the data, listen, and begin to load the model; `wait_ready` waits for the latter.
+
+        Raises:
+            StartupError: the port is taken, the data directory is in use, or a TLS file cannot be read.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._closing.aclose()
+            raise
+
+    async def _start(self) -> None:
+        await self._set_health(NOT_SERVING, self.names)
+        pool = BlockingPool(self.config.num_index_workers, MAX_WAITING_INDEX_CALLS)
+        self._closing.callback(pool.close)
+        storage = None
+        if self.config.needs_index:
+            storage = await pool.run(_open_storage, self.config)
+            self._closing.push_async_callback(pool.run, storage.close)
+        limits = ImageLimits(max_bytes=self.config.max_image_bytes, max_pixels=self.config.max_image_pixels)
+        self._preparer = Preparer(limits, self.config.num_prepare_workers)
+        self._closing.callback(self._preparer.close)
+        self._grpc = aio.server(
+            interceptors=[ErrorInterceptor(self._counter)], options=channel_options(self.config)
+        )
+        self._add_services(pool, storage)
+        self.address = listen(self._grpc, self.config)
+        await self._grpc.start()
+        self._closing.push_async_callback(self._grpc.stop, 0)
+        if self._engine is not None:
+            self._engine.start()
+        await self._set_health(SERVING, [name for name in ("index", "model") if name in self.names])
+
+    async def wait_ready(self) -> None:
+        """Wait until the model is loaded and warm, and every service answers.
+
+        Raises:
+            MplugError: the model could not be loaded; whatever `mplug.load` says.
+        """
+        if self._engine is not None:
+            model = await asyncio.shield(asyncio.wrap_future(self._engine.ready))
+            self._slot.fill(Embedder(model, self._engine, self._preparer))
+        await self._set_health(SERVING, [*self.names, ""])
+
+    async def stop(self) -> None:
+        """Refuse new RPCs, finish those under way within the grace, close everything. Once."""
+        self._draining.set()
+        await self._health.enter_graceful_shutdown()
+        stopping = asyncio.create_task(self._grpc.stop(self.config.grace_seconds))
+        idle = asyncio.create_task(self._counter.wait_idle())
+        await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        # Watchers of health would keep the server for the whole grace.
+        await self._grpc.stop(0)
+        await stopping
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.stop, self.config.grace_seconds)
+        await self._closing.aclose()
+
+    def _add_services(self, pool: BlockingPool, storage: Storage | None) -> None:
+        root = None if self.config.image_root is None else _open_root(self.config.image_root)
+        reader = ImageReader(root, pool, self.config.max_image_bytes)
+        if "embedding" in self.names:
+            embedding = EmbeddingService(self._slot, reader, self.config)
+            embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(embedding, self._grpc)
+        if "index" in self.names and storage is not None:
+            index = IndexService(storage.database, pool, self.config)
+            index_service_pb2_grpc.add_IndexServiceServicer_to_server(index, self._grpc)
+        if "search" in self.names and storage is not None:
+            search = SearchService(self._slot, storage.collections, pool, reader, self.config, self._draining)
+            search_service_pb2_grpc.add_SearchServiceServicer_to_server(search, self._grpc)
+        model = ModelService(self._slot, self.config, self.full_names)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if self.config.reflection:
+            names = [*self.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            reflection.enable_server_reflection(names, self._grpc)
+
+    async def _set_health(
+        self, status: health_pb2.HealthCheckResponse.ServingStatus, names: list[str]
+    ) -> None:
+        if status == NOT_SERVING:
+            names = [*names, ""]
+        for name in names:
+            await self._health.set(FULL_NAMES.get(name, ""), status)
+
+
+async def serve(config: ServeConfig, *, ready: Callable[[Server], None] | None = None) -> None:
+    """Run a server until SIGTERM or SIGINT.
+
+    Args:
+        config: settings.
+        ready: called once every service answers.
+
+    Raises:
+        ConfigurationError: the server cannot start as it is configured.
+        MplugError: the model could not be loaded.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with running_server(config, wait=False) as server:
+        waiting = asyncio.create_task(stopped.wait())
+        loading = asyncio.create_task(server.wait_ready())
+        await asyncio.wait([waiting, loading], return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.is_set():
+            await loading
+            if ready is not None:
+                ready(server)
+            await waiting
+        loading.cancel()
+
+
+@contextlib.asynccontextmanager
+async def running_server(
+    config: ServeConfig, *, engine: Engine | None = None, wait: bool = True
+) -> AsyncIterator[Server]:
+    """A server for the time of a block; started, ready (unless `wait` is false), and stopped after it.
+
+    Errors are those of `Server.start` and `Server.wait_ready`.
+    """
+    server = Server(config, engine=engine)
+    await server.start()
+    try:
+        if wait:
+            await server.wait_ready()
+        yield server
+    finally:
+        await server.stop()
+
+
+def _model_worker(config: ServeConfig) -> Engine:
+    # Imported here: a server of the index alone needs no torch.
+    from mplug_services.engine import ModelWorker, model_loader
+
+    scheduler = Scheduler(
+        config.queue_size,
+        {WorkKind.IMAGE: config.max_batch_pixels, WorkKind.TEXT: config.max_batch_tokens},
+    )
+    load = model_loader(config.model, config.device, config.dtype)
+    return ModelWorker(load, scheduler, num_threads=config.torch_threads)
+
+
+def _open_storage(config: ServeConfig) -> Storage:
+    try:
+        return Storage(config.data_dir)
+    except DatabaseLockedError as error:
+        raise StartupError(
+            f"data_dir {str(config.data_dir)!r} is in use by another process; stop that one or choose another"
+        ) from error
+    except (StorageError, OSError) as error:
+        raise StartupError(f"data_dir {str(config.data_dir)!r} cannot be opened: {error}") from error
+
+
+def _open_root(path: Path) -> PictureRoot:
+    try:
+        return PictureRoot(path)
+    except PictureAccessError as error:
+        raise StartupError(f"image_root {str(path)!r}: {error}") from error

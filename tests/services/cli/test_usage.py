@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from mplug_services.cli import COMMANDS, main
+
+NOWHERE = "127.0.0.1:1"
+
+
+def run(*arguments: str) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+
+
+def test_help_names_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"\n    {name} " in text for name in COMMANDS)
+    assert "some items were refused" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: mplug {command}")
+    assert (COMMANDS[command].__doc__ or "").splitlines()[0] in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["dance"], "dance"),
+        (["search", "--collection", "pets"], "nothing to search for"),
+        (["search", "cat"], "--collection"),
+        (["search", "cat", "--collection", "pets", "-k", "0"], "-k"),
+        (["search", "cat", "--collection", "pets", "-k", "many"], "many"),
+        (["search", "cat", "--collection", "pets", "--weight", "1", "--weight", "2"], "2 weights"),
+        (["search", "cat", "--collection", "pets", "--filter", "kind"], "--filter 'kind'"),
+        (["search", "cat", "--collection", "pets", "--filter", "n>2", "--filter", "taken>x"], "taken>x"),
+        (["search", "--image", "gone.png", "--collection", "pets"], "gone.png is not a file"),
+        (["ingest", "gone", "--collection", "pets"], "gone does not exist"),
+        (["ingest", "--collection", "pets"], "SOURCE"),
+        (["embed"], "--text"),
+        (["embed", "--text", "cat", "--image", "cat.png"], "not allowed with"),
+        (["embed", "--text", "cat", "--output", "vectors.csv"], "vectors.csv"),
+        (["embed", "--text-file", "gone.txt"], "gone.txt"),
+        (["info", "--tls-ca", "gone.pem"], "gone.pem"),
+        (["train", "unheard-of"], "unheard-of"),
+        (["train", "mplug-mini"], "--data"),
+        (["train", "mplug-mini", "--data", "gone", "--output", "out"], "gone is not a folder"),
+    ],
+)
+def test_wrong_use_is_explained_without_a_traceback(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments", [["info"], ["search", "cat", "--collection", "pets"], ["embed", "--text", "cat"]]
+)
+def test_no_server_is_a_failure_that_says_what_to_do(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments, "--address", NOWHERE) == 1
+    error = capsys.readouterr().err
+    assert f"no server answers at {NOWHERE}" in error
+    assert "mplug serve" in error
+
+
+def test_the_address_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MPLUG_ADDRESS", NOWHERE)
+    assert run("info") == 1
+    assert NOWHERE in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", str(tmp_path / "model")) == 1
+    assert "model" in capsys.readouterr().err
+
+
+def test_a_gallery_that_is_not_there_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("demo", "--gallery", str(tmp_path / "gone.jsonl"), "--output", str(tmp_path / "out")) == 1
+    assert "gone.jsonl does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "list") == 0
+    assert "mplug-mini" in capsys.readouterr().out.splitlines()

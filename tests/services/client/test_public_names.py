@@ -1,0 +1,110 @@
+import inspect
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mplug_services import client as public
+from mplug_services.client import AsyncClient, Client
+
+PUBLIC_NAMES = [
+    "AlreadyExistsError",
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "CollectionInfo",
+    "DeadlineExceededError",
+    "EmbedOutcome",
+    "Exists",
+    "FailedPreconditionError",
+    "FieldViolation",
+    "Filter",
+    "HasId",
+    "ImageInput",
+    "ImageSource",
+    "IngestItem",
+    "IngestOutcome",
+    "InvalidRequestError",
+    "KeepImages",
+    "Limits",
+    "Match",
+    "Metric",
+    "ModelVersion",
+    "NotFoundError",
+    "NumberRange",
+    "OverloadedError",
+    "Part",
+    "Payload",
+    "PayloadValue",
+    "PermissionDeniedError",
+    "Point",
+    "RetryPolicy",
+    "ScoredPoint",
+    "SearchHit",
+    "SearchResult",
+    "ServedModel",
+    "ServerError",
+    "ServerInfo",
+    "TimeRange",
+    "Timings",
+    "TlsOptions",
+    "UnavailableError",
+    "UpsertOutcome",
+]
+
+METHODS = [
+    "close",
+    "count",
+    "create_collection",
+    "delete",
+    "delete_alias",
+    "delete_collection",
+    "embed_images",
+    "embed_texts",
+    "get",
+    "get_collection",
+    "ingest",
+    "list_collections",
+    "query",
+    "scroll",
+    "search",
+    "server_info",
+    "set_alias",
+    "upsert",
+]
+
+
+def methods(kind: type) -> list[str]:
+    return sorted(name for name in vars(kind) if not name.startswith("_"))
+
+
+def test_the_public_names_are_these() -> None:
+    assert public.__all__ == PUBLIC_NAMES
+    assert all(hasattr(public, name) for name in PUBLIC_NAMES)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_the_clients_have_the_same_methods(kind: type) -> None:
+    assert methods(kind) == METHODS
+
+
+@pytest.mark.parametrize("name", ["__init__", *METHODS])
+def test_a_method_takes_the_same_in_both_clients(name: str) -> None:
+    def parameters(kind: type) -> list[tuple[str, str, object]]:
+        signature = inspect.signature(getattr(kind, name))
+        return [(p.name, str(p.kind), p.default) for p in signature.parameters.values()]
+
+    assert parameters(Client) == parameters(AsyncClient)
+    assert inspect.getdoc(getattr(Client, name)) == inspect.getdoc(getattr(AsyncClient, name))
+
+
+def test_the_client_brings_neither_torch_nor_faiss_nor_pillow() -> None:
+    script = "import json, sys, mplug_services.client; print(json.dumps(sorted(sys.modules)))"
+    started = time.monotonic()
+    answer = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert time.monotonic() - started < 5
+    loaded = {name.split(".")[0] for name in json.loads(answer.stdout)}
+    assert not loaded & {"torch", "faiss", "PIL", "timm", "open_clip", "tokenizers", "rich", "sqlite3"}
+    assert {"grpc", "numpy", "mplug_api"} <= loaded
