@@ -77,6 +77,8 @@ class Server:
         self.names = [name for name in FULL_NAMES if name in config.services or name == "model"]
         self.address = ""
         """`host:port` that clients connect to; known after `start`."""
+        self.storage: Storage | None = None
+        """The data, where a service needs it; open after `start`."""
         self._engine = engine if engine is not None or not config.needs_model else _model_worker(config)
         self._slot = EmbedderSlot(
             lambda: unavailable(
@@ -109,17 +111,16 @@ class Server:
         await self._set_health(NOT_SERVING, self.names)
         pool = BlockingPool(self.config.num_index_workers, MAX_WAITING_INDEX_CALLS)
         self._closing.callback(pool.close)
-        storage = None
         if self.config.needs_index:
-            storage = await pool.run(_open_storage, self.config)
-            self._closing.push_async_callback(pool.run, storage.close)
+            self.storage = await pool.run(_open_storage, self.config)
+            self._closing.push_async_callback(pool.run, self.storage.close)
         limits = ImageLimits(max_bytes=self.config.max_image_bytes, max_pixels=self.config.max_image_pixels)
         self._preparer = Preparer(limits, self.config.num_prepare_workers)
         self._closing.callback(self._preparer.close)
         self._grpc = aio.server(
             interceptors=[ErrorInterceptor(self._counter)], options=channel_options(self.config)
         )
-        self._add_services(pool, storage)
+        self._add_services(pool)
         self.address = listen(self._grpc, self.config)
         await self._grpc.start()
         self._closing.push_async_callback(self._grpc.stop, 0)
@@ -138,9 +139,18 @@ class Server:
             self._slot.fill(Embedder(model, self._engine, self._preparer))
         await self._set_health(SERVING, [*self.names, ""])
 
+    @property
+    def queue_length(self) -> int:
+        """Items that wait for the model."""
+        return 0 if self._engine is None else len(self._engine.scheduler)
+
+    def begin_drain(self) -> None:
+        """Let streams take nothing more; the first step of a stop."""
+        self._draining.set()
+
     async def stop(self) -> None:
         """Refuse new RPCs, finish those under way within the grace, close everything. Once."""
-        self._draining.set()
+        self.begin_drain()
         await self._health.enter_graceful_shutdown()
         stopping = asyncio.create_task(self._grpc.stop(self.config.grace_seconds))
         idle = asyncio.create_task(self._counter.wait_idle())
@@ -153,17 +163,17 @@ class Server:
             await asyncio.to_thread(self._engine.stop, self.config.grace_seconds)
         await self._closing.aclose()
 
-    def _add_services(self, pool: BlockingPool, storage: Storage | None) -> None:
+    def _add_services(self, pool: BlockingPool) -> None:
         root = None if self.config.image_root is None else _open_root(self.config.image_root)
         reader = ImageReader(root, pool, self.config.max_image_bytes)
         if "embedding" in self.names:
             embedding = EmbeddingService(self._slot, reader, self.config)
             embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(embedding, self._grpc)
-        if "index" in self.names and storage is not None:
-            index = IndexService(storage.database, pool, self.config)
+        if "index" in self.names and self.storage is not None:
+            index = IndexService(self.storage.database, pool, self.config)
             index_service_pb2_grpc.add_IndexServiceServicer_to_server(index, self._grpc)
-        if "search" in self.names and storage is not None:
-            search = SearchService(self._slot, storage.collections, pool, reader, self.config, self._draining)
+        if "search" in self.names and self.storage is not None:
+            search = SearchService(self._slot, self.storage.collections, pool, reader, self.config, self._draining)
             search_service_pb2_grpc.add_SearchServiceServicer_to_server(search, self._grpc)
         model = ModelService(self._slot, self.config, self.full_names)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, self._grpc)

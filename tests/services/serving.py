@@ -30,12 +30,8 @@ from mplug_services.scheduler import Scheduler
 from mplug_services.server import Server, running_server
 from mplug_services.work import EmbedImage, EmbedText, WorkKind
 
-WORDS = 26
-"""piece103 to piece129: the words of the tiny vocabulary, without the special ones below."""
-
-
 def build_model() -> RetrievalModel:
-    """The tiny random model, with ordinary words in its vocabulary."""
+    """The tiny random model; the words of its vocabulary are piece1 to piece129."""
     config = tiny_config()
     tokenizer = WordPieceTokenizer(small_vocab(130), max_length=config.max_text_tokens)
     with torch.random.fork_rng(devices=[]):
@@ -85,7 +81,7 @@ def make_scheduler(capacity: int = 64, images: int = 8, tokens: int = 64, **opti
 
 
 def make_worker(model: RetrievalModel, scheduler: Scheduler | None = None) -> ModelWorker:
-    return ModelWorker(lambda: model, scheduler or make_scheduler())
+    return ModelWorker(lambda: model, make_scheduler() if scheduler is None else scheduler)
 
 
 def image_item(value: int = 0, *, deadline: float | None = None, side: int = 32) -> EmbedImage:
@@ -189,6 +185,14 @@ async def poll(condition: Any, what: str, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"waited {seconds} s for: {what}"
         await asyncio.sleep(0.005)
+
+
+async def read_all(call: Any, into: list[Any] | None = None) -> list[Any]:
+    """What a stream has still to say, for calls that were written to. Any: an aio call and its messages."""
+    responses = [] if into is None else into
+    while (response := await call.read()) is not aio.EOF:
+        responses.append(response)
+    return responses
 
 
 def unpack(data: bytes, dtype: str = "<f4") -> np.ndarray[Any, np.dtype[np.float32]]:

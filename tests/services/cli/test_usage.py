@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +100,13 @@ def test_a_gallery_that_is_not_there_is_a_failure(tmp_path: Path, capsys: pytest
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", "list") == 0
     assert "mplug-mini" in capsys.readouterr().out.splitlines()
+
+
+def test_a_thin_client_s_command_brings_no_server_half() -> None:
+    script = (
+        "import json, sys; from mplug_services.cli import build_parser; "
+        "build_parser(); print(json.dumps(sorted(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    loaded = {name.split(".")[0] for name in json.loads(answer.stdout)}
+    assert not loaded & {"torch", "faiss", "PIL", "timm", "tokenizers", "sqlite3"}

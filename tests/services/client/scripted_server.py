@@ -62,8 +62,8 @@ def _servicer(base: type, server: ScriptedServer) -> object:
 
 
 @contextmanager
-def scripted_server(port: int = 0) -> Iterator[ScriptedServer]:
-    """A server on a free port of the loopback interface."""
+def scripted_server(credentials: grpc.ServerCredentials | None = None) -> Iterator[ScriptedServer]:
+    """A server on a free port of the loopback interface, with TLS where it has credentials."""
     script = ScriptedServer()
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
     for module, name in (
@@ -74,7 +74,11 @@ def scripted_server(port: int = 0) -> Iterator[ScriptedServer]:
     ):
         servicer = _servicer(getattr(module, f"{name}Servicer"), script)
         getattr(module, f"add_{name}Servicer_to_server")(servicer, server)
-    script.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    script.address = f"127.0.0.1:{port}"
     server.start()
     try:
         yield script
