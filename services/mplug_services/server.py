@@ -173,7 +173,9 @@ class Server:
             index = IndexService(self.storage.database, pool, self.config)
             index_service_pb2_grpc.add_IndexServiceServicer_to_server(index, self._grpc)
         if "search" in self.names and self.storage is not None:
-            search = SearchService(self._slot, self.storage.collections, pool, reader, self.config, self._draining)
+            search = SearchService(
+                self._slot, self.storage.collections, pool, reader, self.config, self._draining
+            )
             search_service_pb2_grpc.add_SearchServiceServicer_to_server(search, self._grpc)
         model = ModelService(self._slot, self.config, self.full_names)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, self._grpc)

@@ -30,6 +30,7 @@ from mplug_services.scheduler import Scheduler
 from mplug_services.server import Server, running_server
 from mplug_services.work import EmbedImage, EmbedText, WorkKind
 
+
 def build_model() -> RetrievalModel:
     """The tiny random model; the words of its vocabulary are piece1 to piece129."""
     config = tiny_config()

@@ -47,7 +47,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             futures = self.scheduler.submit(batch, self.now)
         except QueueFullError as error:
             assert not fits
-            assert error.retry_after > 0  # noqa: PT017  # either branch is right in its own state
+            assert error.retry_after > 0
         else:
             assert fits
             self.waiting |= dict(zip(futures, batch, strict=True))
