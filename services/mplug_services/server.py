@@ -60,6 +60,8 @@ FULL_NAMES = {
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 LOADING_RETRY_SECONDS = 1.0
+WATCHER_SECONDS = 0.5
+"""How long a stop lets watchers of health leave by themselves."""
 MAX_WAITING_INDEX_CALLS = 256
 
 
@@ -156,7 +158,8 @@ class Server:
         idle = asyncio.create_task(self._counter.wait_idle())
         await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
-        # Watchers of health would keep the server for the whole grace.
+        # Nothing of ours is under way; watchers of health would keep the server for the whole grace.
+        await asyncio.wait([stopping], timeout=WATCHER_SECONDS)
         await self._grpc.stop(0)
         await stopping
         if self._engine is not None:

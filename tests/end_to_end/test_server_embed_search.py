@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from grpc import aio
+from numpy.typing import NDArray
 
 from mplug.images import decode_image
 from mplug.preprocess import to_pixels
@@ -37,6 +38,7 @@ from services.serving import (
 )
 
 Code = grpc.StatusCode
+Vector = NDArray[np.float32]
 COUNT = 12
 
 
@@ -184,7 +186,7 @@ def search(*parts: pb.QueryPart, **options: Any) -> pb.SearchRequest:
     return pb.SearchRequest(collection="pets", parts=parts, **options)
 
 
-async def embed(stubs: Stubs, *, text: str = "", seed: int = -1) -> np.ndarray[Any, np.dtype[np.float32]]:
+async def embed(stubs: Stubs, *, text: str = "", seed: int = -1) -> Vector:
     if text:
         response = await stubs.embedding.EmbedTexts(embedding_service_pb2.EmbedTextsRequest(texts=[text]))
     else:
@@ -194,7 +196,7 @@ async def embed(stubs: Stubs, *, text: str = "", seed: int = -1) -> np.ndarray[A
     return vector
 
 
-async def exact(stubs: Stubs, query: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, float]:
+async def exact(stubs: Stubs, query: NDArray[np.floating]) -> dict[str, float]:
     """Cosine of every stored picture with a query."""
     request = embedding_service_pb2.EmbedImagesRequest(images=[image_input(seed) for seed in range(COUNT)])
     stored = vectors_of((await stubs.embedding.EmbedImages(request)).results)

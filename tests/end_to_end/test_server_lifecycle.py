@@ -128,9 +128,13 @@ async def test_a_stop_ends_an_ingest_after_the_acks_of_what_it_read(tmp_path: Pa
         assert counted.count == len(acked)
 
 
+# Any: this package has no stubs of its aio side.
+make_reflection_stub: Any = reflection_pb2_grpc.ServerReflectionStub
+
+
 async def test_reflection_lists_the_services(tmp_path: Path) -> None:
     async with tiny_server(tmp_path) as (_, channel):
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # pyright: ignore[reportArgumentType]  # its stubs know the sync channel only
+        stub = make_reflection_stub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         responses = [each async for each in stub.ServerReflectionInfo(iter([request]))]
         names = {each.name for each in responses[0].list_services_response.service}
@@ -139,7 +143,7 @@ async def test_reflection_lists_the_services(tmp_path: Path) -> None:
 
 async def test_reflection_can_be_off(tmp_path: Path) -> None:
     async with tiny_server(tmp_path, reflection=False) as (_, channel):
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # pyright: ignore[reportArgumentType]  # its stubs know the sync channel only
+        stub = make_reflection_stub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         with pytest.raises(aio.AioRpcError) as failed:
             async for _ in stub.ServerReflectionInfo(iter([request])):

@@ -131,13 +131,17 @@ async def test_a_cancelled_request_frees_the_queue(tmp_path: Path) -> None:
         assert len(model.passes) == passes + 16
 
 
+def check_refusal(error: aio.AioRpcError) -> None:
+    if error.code() is Code.RESOURCE_EXHAUSTED:
+        assert reason_of(status_of(error)) == "QUEUE_FULL"
+        assert retry_seconds_of(status_of(error)) > 0
+
+
 async def _outcome(call: Awaitable[Any]) -> Code:
     try:
         await call
     except aio.AioRpcError as error:
-        if error.code() is Code.RESOURCE_EXHAUSTED:
-            assert reason_of(status_of(error)) == "QUEUE_FULL"
-            assert retry_seconds_of(status_of(error)) > 0
+        check_refusal(error)
         return error.code()
     except asyncio.CancelledError:
         return Code.CANCELLED
