@@ -17,7 +17,7 @@ SERVICES = ("embedding", "index", "search", "model")
 """What `services` may name. ModelService and health are served in any case."""
 KEEP_IMAGES = ("none", "original", "thumbnail")
 ENV_PREFIX = "MPLUG_"
-OTHER_VARIABLES = frozenset({"MPLUG_ADDRESS", "MPLUG_CONFIG"})
+OTHER_VARIABLES = frozenset({"MPLUG_ADDRESS", "MPLUG_CACHE", "MPLUG_CONFIG"})
 """Variables of the same prefix that are the clients' and the command line's, not settings of a server."""
 OTHER_PREFIXES = ("MPLUG_TRAIN_", "MPLUG_TEST_")
 

@@ -46,7 +46,7 @@ def test_values_become_what_their_settings_are() -> None:
 
 
 def test_variables_of_clients_are_not_settings() -> None:
-    environment = {"MPLUG_ADDRESS": "host:1", "MPLUG_CONFIG": "x", "MPLUG_TEST_SLOW": "1"}
+    environment = {"MPLUG_ADDRESS": "host:1", "MPLUG_CACHE": "y", "MPLUG_CONFIG": "x", "MPLUG_TEST_SLOW": "1"}
     assert load_config(environment=environment) == ServeConfig()
 
 
