@@ -94,7 +94,8 @@ async def check(channel: aio.Channel, acked: set[str]) -> int:
     return int((await index.Count(index_service_pb2.CountRequest(collection="pets"))).count)
 
 
-async def crash_and_resume(folder: Path, count: int, kills: list[int]) -> None:
+async def crash_and_resume(folder: Path, count: int, kills: list[int]) -> int:
+    """How many points there are after the kills and one whole run."""
     native.save(build_model(), folder / "tiny")
     acked: set[str] = set()
     for kill_after in kills:
@@ -108,15 +109,15 @@ async def crash_and_resume(folder: Path, count: int, kills: list[int]) -> None:
         assert len(acked) <= await check(channel, acked) <= count
         acked = await ingest_until(channel, count, 0, process)
         assert acked == {f"p{seed}" for seed in range(count)}
-        assert await check(channel, acked) == count
+        return await check(channel, acked)
 
 
 @pytest.mark.timeout(120)
 async def test_acknowledged_pictures_survive_sigkill(tmp_path: Path) -> None:
-    await crash_and_resume(tmp_path, 300, [60])
+    assert await crash_and_resume(tmp_path, 300, [60]) == 300
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.long
 async def test_a_thousand_pictures_survive_three_kills(tmp_path: Path) -> None:
-    await crash_and_resume(tmp_path, 1000, [1, 150, 333])
+    assert await crash_and_resume(tmp_path, 1000, [1, 150, 333]) == 1000

@@ -83,7 +83,7 @@ def test_an_overload_says_when_to_come_again() -> None:
 
 def test_unforeseen_errors_leak_nothing_and_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     try:
-        raise RuntimeError("cannot open /home/someone/secret.pem")
+        raise RuntimeError("cannot open /etc/keys/secret.pem")
     except RuntimeError as error:
         status = error_status(error)
     number = detail(status, ErrorInfo).metadata["error_id"]
