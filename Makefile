@@ -1,4 +1,4 @@
-.PHONY: demo test test-long lint types format proto clean
+.PHONY: demo test test-long lint types format proto bench clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -42,6 +42,9 @@ proto: $(VENV)/.dev ## regenerate proto/mplug_api/v1/*_pb2*
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto \
 	    --python_out=proto --grpc_python_out=proto --mypy_out=proto --mypy_grpc_out=proto \
 	    proto/mplug_api/v1/*.proto
+
+bench: $(VENV)/.dev ## measure ratios and write them to docs/benchmarks.md
+	PYTHONPATH=tests $(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -93,7 +93,8 @@ class EfficientNetMap(TimmMap):
     """timm's EfficientNet and its kin, parted between the entries of `blocks`."""
 
     def __init__(self, tower: EfficientNet, width: int) -> None:
-        super().__init__(tower, width)
+        # Twice as fast on a CPU; checkpoints do not see it.
+        super().__init__(tower.to(memory_format=torch.channels_last), width)
         self.num_stages = len(tower.blocks)
 
     def stem(self, image_B3RR: Tensor, depth: int) -> Tensor:

@@ -41,8 +41,11 @@ class RetrievalModel(Encoders):
 
     def project_text(self, text_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """Text states (B, L, D) and their mask (B, L) -> float32 (B, E), L2-normalised."""
-        pooled_BD = _mean(text_BLD, mask_BL) if self.config.text_encoder.mean_pooling else text_BLD[:, 0]
-        return F.normalize(self.text_proj(pooled_BD).float(), dim=-1)
+        return F.normalize(self.text_proj(self.pool_text(text_BLD, mask_BL)).float(), dim=-1)
+
+    def pool_text(self, text_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """Text states (B, L, D) and their mask (B, L) -> what stands for the text (B, D), not yet projected."""
+        return _mean(text_BLD, mask_BL) if self.config.text_encoder.mean_pooling else text_BLD[:, 0]
 
     def embed_images(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, R, R) -> float32 (B, E), L2-normalised."""

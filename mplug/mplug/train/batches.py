@@ -37,7 +37,7 @@ class Sampler:
         seed: int,
     ) -> None:
         repeats = dict(data.set_repeats)
-        self._images = [image for image in images for _ in range(repeats.get(image.set_name, 1))]
+        self.images = [image for image in images for _ in range(repeats.get(image.set_name, 1))]
         self._cache = cache
         self._batch_size = batch_size
         self._seed = seed
@@ -45,15 +45,15 @@ class Sampler:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in an epoch; the pictures left over come in another epoch."""
-        return len(self._images) // self._batch_size
+        return len(self.images) // self._batch_size
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0 over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = list(range(len(self._images)))
+        order = list(range(len(self.images)))
         random.Random(f"{self._seed} epoch {epoch}").shuffle(order)
         rows = order[position * self._batch_size : (position + 1) * self._batch_size]
-        images = [self._images[row] for row in rows]
+        images = [self.images[row] for row in rows]
         chance = random.Random(f"{self._seed} step {step}")
         views = [(image.path, chance.randrange(self._cache.num_views(image.path))) for image in images]
         return Batch(

@@ -30,9 +30,9 @@ class DataConfig:
     """Sets (folders under ``images/``) whose pictures are also seen through random crops."""
     flip_sets: tuple[str, ...] = ("photo", "flower")
     """Sets that may be mirrored: not drawings of arrows, nor scenes with a left and a right."""
-    num_views: int = 2
+    num_views: int = 6
     """Views of a picture in `crop_sets`: the plain one and ``num_views - 1`` crops."""
-    set_repeats: tuple[tuple[str, int], ...] = (("photo", 2),)
+    set_repeats: tuple[tuple[str, int], ...] = (("photo", 3),)
     """How often an epoch shows the pictures of a set; once where it is not named."""
     min_crop: float = 0.5
     """Smallest area of a crop, as a share of the picture (the reference's RandomResizedCrop(0.5, 1))."""
@@ -51,19 +51,26 @@ class InitialWeights:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OptimizerConfig:
-    """AdamW with a learning rate for each part, warm-up, then cosine to zero."""
+class HeadStartConfig:
+    """The first stage: the heads alone, on frozen towers (``head_start.py``)."""
 
-    trunk_lr: float = 1e-4
+    epochs: int = 30
+    """0: no such stage."""
+    batch_size: int = 512
+    lr: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """The second stage: AdamW with a learning rate for each part, warm-up, then cosine to zero."""
+
+    trunk_lr: float = 1e-3
     """The image tower's last blocks."""
-    head_lr: float = 1e-3
+    head_lr: float = 3e-4
     """Adapter, projections and temperature."""
-    text_lr: float = 3e-4
+    text_lr: float = 1e-4
     embedding_lr: float = 1e-3
     """Word rows that no published table has: the Chinese ones."""
-    head_only_steps: int = 100
-    """First steps, in which the pretrained towers stand still: untrained heads would only distort them
-    (Kumar et al. 2022, "Fine-tuning can distort pretrained features")."""
     weight_decay: float = 0.02
     """Not on biases, norms and embeddings."""
     betas: tuple[float, float] = (0.9, 0.98)
@@ -75,6 +82,9 @@ class OptimizerConfig:
 class ItcConfig:
     """Image-text contrast within a batch."""
 
+    image_dropout: float = 0.5
+    """Dropout of the tower's pooled map in front of the adapter: a few thousand photos are few for its 1280
+    channels, and nothing else in the recipe keeps the image side from learning them by heart."""
     languages_weight: float = 0.5
     """Weight of the contrast between a picture's English and its Chinese caption."""
     max_scale: float = 100.0
@@ -92,10 +102,11 @@ class TrainConfig:
     """Blocks of the convolutional tower that are frozen; their output is computed once and cached."""
     data: DataConfig = field(default_factory=DataConfig)
     initial: InitialWeights = field(default_factory=InitialWeights)
+    head_start: HeadStartConfig = field(default_factory=HeadStartConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     itc: ItcConfig = field(default_factory=ItcConfig)
     epochs: int = 6
-    batch_size: int = 256
+    batch_size: int = 384
     seed: int = 0
     precision: str = "bfloat16"
     """Autocast type of forward and backward: ``bfloat16`` or ``float32``."""

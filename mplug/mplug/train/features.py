@@ -11,7 +11,8 @@ import json
 import math
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def open_cache(
     Args:
         folder: The data folder the views' paths are relative to.
         views: From `list_views`.
-        encoder: Its first `depth` blocks are applied.
+        encoder: Its first `depth` blocks are applied, under the autocast in force.
         depth: Number of frozen blocks.
         min_crop: Smallest crop, as a share of the picture.
     """
@@ -115,16 +116,30 @@ def open_cache(
     done = json.loads(progress.read_text())["rows"] if progress.exists() and file.exists() else 0
     mode = "r+" if done else "w+"
     features = np.lib.format.open_memmap(file, mode, np.float16, (len(views), *shape))
-    with ThreadPoolExecutor(2) as pool:
-        for start in range(done, len(views), _BATCH):
-            chunk = views[start : start + _BATCH]
-            pixels = np.stack(list(pool.map(lambda v: view_pixels(folder, v, size, min_crop), chunk)))
-            features[start : start + len(chunk)] = _stem(encoder, pixels, depth)
-            if start % (20 * _BATCH) == 0 or start + _BATCH >= len(views):
-                features.flush()
-                _write_atomically(progress, json.dumps({"rows": start + len(chunk)}))
-                print(f"image features: {start + len(chunk)} of {len(views)}", flush=True)
+    for start, pixels in _read_ahead(views, done, lambda v: view_pixels(folder, v, size, min_crop)):
+        features[start : start + len(pixels)] = _stem(encoder, pixels, depth)
+        if start % (20 * _BATCH) == 0 or start + _BATCH >= len(views):
+            features.flush()
+            _write_atomically(progress, json.dumps({"rows": start + len(pixels)}))
+            print(f"image features: {start + len(pixels)} of {len(views)}", flush=True)
     return FeatureCache(features, views)
+
+
+def _read_ahead(
+    views: Sequence[View], start: int, read: Callable[[View], NDArray[np.uint8]]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Batches of pixels and where they begin; the next one is decoded while this one is used."""
+    starts = range(start, len(views), _BATCH)
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque(pool.submit(_stack, views[s : s + _BATCH], read) for s in starts[:1])
+        for position, here in enumerate(starts):
+            for after in starts[position + 1 : position + 2]:
+                coming.append(pool.submit(_stack, views[after : after + _BATCH], read))
+            yield here, coming.popleft().result()
+
+
+def _stack(views: Sequence[View], read: Callable[[View], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    return np.stack([read(view) for view in views])
 
 
 def cache_root() -> Path:
@@ -139,7 +154,8 @@ def _stem(encoder: ImageEncoder, pixels: NDArray[np.uint8], depth: int) -> NDArr
 
 def _cache_key(views: list[View], encoder: ImageEncoder, depth: int, min_crop: float) -> str:
     digest = hashlib.sha256()
-    digest.update(f"{encoder.preprocess} {depth} {min_crop} {encoder.config.backbone}".encode())
+    precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    digest.update(f"{encoder.preprocess} {depth} {min_crop} {encoder.config.backbone} {precision}".encode())
     for view in views:
         digest.update(f"{view.path} {view.number} {view.flip}\n".encode())
     for name, tensor in sorted(encoder.backbone.state_dict().items()):

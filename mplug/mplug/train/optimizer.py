@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mplug.checkpoints.quantize import quantize_rows, widen_rows
 from mplug.retrieval import RetrievalModel
 from mplug.train.config import OptimizerConfig
 
@@ -15,15 +16,38 @@ WORDS = "text_encoder.embeddings.word.weight"
 
 
 def freeze(model: RetrievalModel, frozen_blocks: int) -> None:
-    """Lets only the tower's blocks from `frozen_blocks` on, its last convolution, and everything else learn."""
+    """Lets only the dense convolutions of the tower's last blocks, and everything behind the tower, learn.
+
+    Depthwise filters and batch norms keep ImageNet's values throughout: they are a hundredth of the weights,
+    most of a backward pass's time on a CPU, and what int8 rows would hurt most (see `round_frozen`).
+
+    Args:
+        model: With an EfficientNet tower.
+        frozen_blocks: The first blocks, which learn nothing at all.
+    """
     tower = model.image_encoder.backbone.tower
     tower.requires_grad_(False)
     for name, module in tower.named_modules():
-        block, _, number = name.partition(".")
-        if name in ("conv_head", "bn2") or (
-            block == "blocks" and number.isdigit() and int(number) >= frozen_blocks
-        ):
+        if isinstance(module, nn.Conv2d) and module.groups == 1 and _learns(name, frozen_blocks):
             module.requires_grad_(True)
+
+
+def _learns(name: str, frozen_blocks: int) -> bool:
+    block, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    return name == "conv_head" or (block == "blocks" and int(number) >= frozen_blocks)
+
+
+def round_frozen(model: nn.Module) -> None:
+    """Rounds the frozen weights to the int8 rows they will be shipped as, before anything is trained on them.
+
+    Rows round to themselves the second time, so that what stands still loses nothing in the export, and
+    what learns does so behind a tower that is the shipped one.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.requires_grad and parameter.dim() > 1:
+                parameter.copy_(widen_rows(*quantize_rows(parameter)))
 
 
 def build_optimizer(model: RetrievalModel, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -41,7 +65,7 @@ def build_optimizer(model: RetrievalModel, config: OptimizerConfig) -> torch.opt
             groups.setdefault((_part(name), decays), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": params, "lr": rates[part], "peak_lr": rates[part], "part": part,
+            {"params": params, "lr": rates[part], "peak_lr": rates[part],
              "weight_decay": config.weight_decay if decays else 0.0}
             for (part, decays), params in groups.items()
         ],
@@ -60,17 +84,11 @@ def _part(name: str) -> str:
 def set_learning_rates(
     optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, num_steps: int
 ) -> None:
-    """Linear warm-up, then cosine to zero; the towers begin their own warm-up when the heads' first steps end."""
+    """Linear warm-up, then cosine to zero."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    factor = warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, num_steps))))
     for group in optimizer.param_groups:
-        start = 0 if group["part"] == "head" else config.head_only_steps
-        group["lr"] = group["peak_lr"] * _schedule(step - start, num_steps - start, config.warmup_steps)
-
-
-def _schedule(step: int, num_steps: int, warmup: int) -> float:
-    if step < 0:
-        return 0.0
-    progress = min(1.0, step / max(1, num_steps))
-    return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * progress))
+        group["lr"] = group["peak_lr"] * factor
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def mplug_mini() -> TrainConfig:
                 ffn=1536,
                 positions=128,
                 mean_pooling=True,
-                dropout=0.1,
+                dropout=0.0,
             ),
             preprocess=PreprocessConfig(
                 image_size=224, mean=(0.498, 0.498, 0.498), std=(0.502, 0.502, 0.502)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mplug.checkpoints import native
@@ -18,8 +19,10 @@ from mplug.train.config import TrainConfig
 from mplug.train.data import Split, read_captions
 from mplug.train.evaluate import RetrievalReport, evaluate, text_embedder
 from mplug.train.features import FeatureCache, list_views, open_cache
+from mplug.train.head_start import fit_heads
 from mplug.train.initialise import initialise, unseeded_rows
 from mplug.train.losses import itc_loss
+from mplug.train.precision import autocast, depthwise_in_float32
 from mplug.train.run_state import Progress, RunFolder
 
 
@@ -52,22 +55,27 @@ class Trainer:
             set(range(len(tokenizer.vocab))) - set(unseeded_rows(config.initial, tokenizer.vocab))
         )
         optim.freeze(self.model, config.frozen_blocks)
-        self._cache = self._open_cache(data)
-        self._sampler = Sampler(self._train, self._cache, config.data, config.batch_size, config.seed)
+        optim.round_frozen(self.model)
+        depthwise_in_float32(self.model, config.frozen_blocks)
+        self.cache = self._open_cache(data)
+        self.sampler = Sampler(self._train, self.cache, config.data, config.batch_size, config.seed)
         self.optimizer = optim.build_optimizer(self.model, config.optimizer)
 
     def _open_cache(self, data: Path) -> FeatureCache:
         views = list_views([*self._train, *self._dev], self.config.data)
         encoder = self.model.image_encoder.eval()
-        return open_cache(data, views, encoder, self.config.frozen_blocks, self.config.data.min_crop)
+        with autocast(self.config.precision):
+            return open_cache(data, views, encoder, self.config.frozen_blocks, self.config.data.min_crop)
 
     @property
     def num_steps(self) -> int:
         """Steps of the whole run."""
-        return self.config.epochs * self._sampler.steps_per_epoch
+        return self.config.epochs * self.sampler.steps_per_epoch
 
     def fit(self) -> Path:
         """Trains to the end; returns the folder of the best model as int8 rows."""
+        if self.folder.latest() is None:
+            self._head_start()
         progress = self.folder.restore(self.model, self.optimizer)
         started, first = time.monotonic(), progress.step
         while progress.step < self.num_steps:
@@ -75,7 +83,7 @@ class Trainer:
             progress = Progress(progress.step + 1, progress.best_metric)
             if progress.step % self.config.log_every == 0:
                 self._report(progress, loss, (time.monotonic() - started) / (progress.step - first))
-            epoch_ended = progress.step % self._sampler.steps_per_epoch == 0
+            epoch_ended = progress.step % self.sampler.steps_per_epoch == 0
             if epoch_ended:
                 progress = self._keep_best(progress)
             if epoch_ended or progress.step % self.config.checkpoint_every == 0:
@@ -84,13 +92,20 @@ class Trainer:
         native.save(best, self.folder.export, storage="int8")
         return self.folder.export
 
+    def _head_start(self) -> None:
+        self.model.eval()
+        loss = fit_heads(self.model, self.sampler.images, self.cache, self.config)
+        print(f"heads trained, loss {loss:.4f}", flush=True)
+        self._log_dev(0, self.evaluate())
+        self.folder.save(Progress(), self.model, self.optimizer)
+
     def step(self, step: int) -> float:
         """One step, counted from 0; its randomness depends on the seed and its number only."""
         torch.manual_seed(self.config.seed * 1_000_003 + step)
         self.model.train()
         self.model.image_encoder.eval()  # batch norms keep ImageNet's statistics
         optim.set_learning_rates(self.optimizer, self.config.optimizer, step, self.num_steps)
-        loss = self._loss(self._sampler.batch(step), towers=step >= self.config.optimizer.head_only_steps)
+        loss = self._loss(self.sampler.batch(step))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
@@ -100,12 +115,12 @@ class Trainer:
             self.optimizer.step()
         return loss.item()
 
-    def _loss(self, batch: Batch, *, towers: bool) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            with torch.set_grad_enabled(towers):
-                maps = self.model.image_encoder.backbone.trunk(batch.features, self.config.frozen_blocks)
-            image_BE = self.model.project_image(self.model.image_encoder.adapter(maps[:, :1]))
-            text_BE = self._embed_texts([*batch.captions, *batch.captions_zh], towers=towers)
+    def _loss(self, batch: Batch) -> Tensor:
+        with autocast(self.config.precision):
+            maps = self.model.image_encoder.backbone.trunk(batch.features, self.config.frozen_blocks)
+            pooled = F.dropout(maps[:, :1], self.config.itc.image_dropout)
+            image_BE = self.model.project_image(self.model.image_encoder.adapter(pooled))
+            text_BE = self._embed_texts([*batch.captions, *batch.captions_zh])
         english_BE, chinese_BE = text_BE.chunk(2)
         scale = self.model.logit_scale.exp().clamp(max=self.config.itc.max_scale)
         loss = (
@@ -116,7 +131,7 @@ class Trainer:
             english_BE, chinese_BE, batch.identities, scale
         )
 
-    def _embed_texts(self, texts: list[str], *, towers: bool) -> Tensor:
+    def _embed_texts(self, texts: list[str]) -> Tensor:
         """(B, E) in the texts' order; short and long ones run apart, so that little is padded."""
         tokens = self.model.tokenizer.encode_batch(texts)
         order = sorted(range(len(tokens)), key=lambda row: len(tokens[row].ids))
@@ -125,21 +140,22 @@ class Trainer:
             ids, mask = (
                 torch.from_numpy(a) for a in pad([tokens[row] for row in rows], self.model.tokenizer.pad_id)
             )
-            with torch.set_grad_enabled(towers):
-                states = self.model.encode_text(ids, mask)
-            halves.append(self.model.project_text(states, mask))
+            halves.append(self.model.embed_texts(ids, mask))
         return torch.cat(halves)[torch.argsort(torch.tensor(order))]
 
     def _keep_best(self, progress: Progress) -> Progress:
         report = self.evaluate()
-        for name, value in report.rows().items():
-            print(f"  dev {name}: R@1/5/10 {value}", flush=True)
-        values = {name: [r.at_1, r.at_5, r.at_10] for name, r in report.rows().items()}
-        self.folder.log(step=progress.step, dev=values, dev_mean_recall=report.mean)
+        self._log_dev(progress.step, report)
         if report.mean <= progress.best_metric:
             return progress
         native.save(self.model, self.folder.best)
         return Progress(progress.step, report.mean)
+
+    def _log_dev(self, step: int, report: RetrievalReport) -> None:
+        for name, value in report.rows().items():
+            print(f"  dev {name}: R@1/5/10 {value}", flush=True)
+        values = {name: [r.at_1, r.at_5, r.at_10] for name, r in report.rows().items()}
+        self.folder.log(step=step, dev=values, dev_mean_recall=report.mean)
 
     def evaluate(self) -> RetrievalReport:
         """Recall on the dev pictures, from their cached plain views."""
@@ -148,7 +164,7 @@ class Trainer:
         for start in range(0, len(self._dev), self.config.batch_size):
             keys = [(image.path, 0) for image in self._dev[start : start + self.config.batch_size]]
             with torch.inference_mode():
-                tokens = self.model.image_encoder.trunk(self._cache.read(keys), self.config.frozen_blocks)
+                tokens = self.model.image_encoder.trunk(self.cache.read(keys), self.config.frozen_blocks)
                 embeds.append(self.model.project_image(tokens))
         return evaluate(self._dev, torch.cat(embeds), text_embedder(self.model))
 
