@@ -6,15 +6,13 @@ Every stack has its own heads: the text encoder's are here, those of stacks to c
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
+from mplug.config_values import build
 from mplug.errors import ConfigError
 from mplug.preprocess import PreprocessConfig
-
-C = TypeVar("C")
 
 # timm's and open_clip's constructors take these.
 BackboneOption = int | float | bool | str | Sequence[int]
@@ -72,15 +70,122 @@ class TextEncoderConfig:
     """Dropout of embeddings, attention weights and sub-block outputs, in training only (BERT: 0.1)."""
 
     def __post_init__(self) -> None:
-        if self.hidden % self.heads:
+        _check_heads("text_encoder", self.hidden, self.heads)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusionEncoderConfig:
+    """The layers that mix text states with image_tokens; mPLUG's skip-connected network (section 3.1)."""
+
+    hidden: int
+    """Width D of the text states."""
+    layers: int
+    """Layers that run; a reference checkpoint holds more, which never do."""
+    stride_layer: int
+    """Every layer n > 0 that this divides is connected: it attends over image and text as one sequence. The
+    others are asymmetric. mPLUG: 3 (base), 6 (large, where no layer is connected)."""
+    heads: int
+    """Attention heads H; they divide `hidden`."""
+    ffn: int
+    """Inner width of the feed-forward blocks."""
+    memory_width: int
+    """Width of image_tokens."""
+    eps: float = 1e-12
+    """Epsilon of every LayerNorm (BERT: 1e-12)."""
+    dropout: float = 0.0
+    """Dropout of attention weights and sub-block outputs, in training only (BERT: 0.1)."""
+
+    def __post_init__(self) -> None:
+        _check_heads("fusion_encoder", self.hidden, self.heads)
+        _check_positive("fusion_encoder", self, "layers", "stride_layer", "ffn")
+        if self.connected_layers and self.memory_width != self.hidden:
             raise ConfigError(
-                f"text_encoder.heads is {self.heads}; it must divide text_encoder.hidden ({self.hidden})"
+                f"fusion_encoder.memory_width is {self.memory_width}, fusion_encoder.hidden {self.hidden}; "
+                "connected layers join image and text to one sequence, so the two must be equal"
             )
+
+    @property
+    def connected_layers(self) -> tuple[int, ...]:
+        """Numbers of the connected layers, counted from the first one that runs."""
+        return tuple(range(self.stride_layer, self.layers, self.stride_layer))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextDecoderConfig:
+    """A BERT decoder with cross-attention in every layer, its head tied to its word embeddings."""
+
+    vocab_size: int
+    """Pieces V of the vocabulary."""
+    hidden: int
+    """Width D of the stream."""
+    layers: int
+    """Number of layers (mPLUG: 12)."""
+    heads: int
+    """Attention heads H; they divide `hidden`."""
+    ffn: int
+    """Inner width of the feed-forward blocks."""
+    positions: int = 512
+    """Longest text in tokens that has position embeddings."""
+    types: int = 2
+    """Token types; type 0 is used."""
+    memory_width: int
+    """Width of what is attended to: image_tokens, and the fused text where there is one."""
+    eps: float = 1e-12
+    """Epsilon of every LayerNorm (BERT: 1e-12)."""
+    pad_id: int = 0
+    """Token id of padding."""
+    bos_id: int = 101
+    """Token id that starts a text; the reference has it hard-wired, whatever the vocabulary."""
+    eos_id: int = 102
+    """Token id that ends a text; hard-wired as well."""
+    dropout: float = 0.0
+    """Dropout of embeddings, attention weights and sub-block outputs, in training only (BERT: 0.1)."""
+
+    def __post_init__(self) -> None:
+        _check_heads("text_decoder", self.hidden, self.heads)
+        _check_positive("text_decoder", self, "layers", "ffn", "positions")
+        for name in ("pad_id", "bos_id", "eos_id"):
+            if not 0 <= getattr(self, name) < self.vocab_size:
+                raise ConfigError(
+                    f"text_decoder.{name} is {getattr(self, name)}; it must lie below "
+                    f"text_decoder.vocab_size ({self.vocab_size})"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationDefaults:
+    """How a checkpoint wants its texts generated, unless a call says otherwise (ModelScope's MPlugConfig)."""
+
+    min_length: int = 1
+    """Tokens before the end is allowed, [CLS] and [SEP] not counted."""
+    max_length: int = 10
+    """Most tokens that are generated, [SEP] counted, [CLS] not."""
+    beam_size: int = 5
+    """Beams of the reference's search; 1 = greedy."""
+
+    def __post_init__(self) -> None:
+        _check_positive("generation", self, "max_length", "beam_size")
+        if not 0 <= self.min_length <= self.max_length:
+            raise ConfigError(
+                f"generation.min_length is {self.min_length}; it must lie between 0 and "
+                f"generation.max_length ({self.max_length})"
+            )
+
+
+def _check_heads(where: str, hidden: int, heads: int) -> None:
+    if heads < 1 or hidden % heads:
+        raise ConfigError(f"{where}.heads is {heads}; it must divide {where}.hidden ({hidden})")
+
+
+def _check_positive(where: str, config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{where}.{name} is {getattr(config, name)}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MplugConfig:
-    """A whole model: two encoders, their joint space, and what goes in."""
+    """A whole model: the encoders, what stands on them, and what goes in."""
 
     name: str
     """Name shown to users; the folder's name unless the folder says otherwise."""
@@ -88,6 +193,11 @@ class MplugConfig:
     """Licence of the weights, and their permitted use."""
     image_encoder: ImageEncoderConfig
     text_encoder: TextEncoderConfig
+    fusion_encoder: FusionEncoderConfig | None = None
+    """None = a model without one: it neither reranks nor answers."""
+    text_decoder: TextDecoderConfig | None = None
+    """None = a model without one: it neither captions nor answers."""
+    generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     embed_dim: int = 256
     """Width E of the joint space."""
     preprocess: PreprocessConfig
@@ -107,6 +217,19 @@ class MplugConfig:
                 f"max_text_tokens is {self.max_text_tokens}; it must lie between 2 and "
                 f"text_encoder.positions ({self.text_encoder.positions})"
             )
+        self._check_widths()
+
+    def _check_widths(self) -> None:
+        image, fusion, decoder = self.image_encoder.output_width, self.fusion_encoder, self.text_decoder
+        if fusion is not None and (fusion.hidden, fusion.memory_width) != (self.text_encoder.hidden, image):
+            raise ConfigError(
+                f"fusion_encoder.hidden is {fusion.hidden}, its memory_width {fusion.memory_width}; the "
+                f"text states are {self.text_encoder.hidden} wide, the image tokens {image}"
+            )
+        if decoder is not None and decoder.memory_width != image:
+            raise ConfigError(
+                f"text_decoder.memory_width is {decoder.memory_width}; the image tokens are {image} wide"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, nested as the dataclasses are."""
@@ -119,49 +242,4 @@ class MplugConfig:
         Raises:
             ConfigError: an unknown key, a missing key, or a value of the wrong kind; the message names it.
         """
-        return _build(cls, values, where="")
-
-
-def _build(cls: type[C], values: Mapping[str, Any], *, where: str) -> C:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where or 'the configuration'} must be a JSON object, not {values!r}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        known = ", ".join(sorted(fields))
-        raise ConfigError(
-            f"unknown keys in {where or 'the configuration'}: {', '.join(unknown)}; known are {known}"
-        )
-    missing = sorted(name for name, f in fields.items() if _required(f) and name not in values)
-    if missing:
-        raise ConfigError(f"missing keys in {where or 'the configuration'}: {', '.join(missing)}")
-    prefix = f"{where}." if where else ""
-    return cls(**{name: _value(hints[name], value, where=prefix + name) for name, value in values.items()})
-
-
-def _required(item: dataclasses.Field[Any]) -> bool:
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-
-
-def _value(hint: Any, value: Any, *, where: str) -> Any:
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return _build(hint, value, where=where)
-    origin = typing.get_origin(hint)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_value(float, item, where=where) for item in value)
-    if (
-        origin is not None
-        and isinstance(origin, type)
-        and issubclass(origin, Mapping)
-        and isinstance(value, Mapping)
-    ):
-        return dict(value)
-    kinds: tuple[Any, ...] = typing.get_args(hint) or (hint,)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):
-        return value
-    raise ConfigError(
-        f"{where} is {value!r}; it must be {' or '.join(getattr(k, '__name__', str(k)) for k in kinds)}"
-    )
+        return build(cls, values, where="")

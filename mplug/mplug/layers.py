@@ -11,6 +11,8 @@ Dimensions, one legend for the whole repository (a suffix such as `image_BND` sp
     E  joint embedding of image and text
     V  vocabulary
     R  side of the square picture in pixels
+    S  sequences being decoded (pictures * sequences of each, such as beams)
+    M  rows of a memory that is more than a picture (N + L for mPLUG's answers)
 
 Masks are boolean, True = attend. mPLUG's own additive masks, (1 - mask) * -10000, give the same numbers: in
 float32 exp(-10000) is zero. Layers are post-norm, as in BERT.
@@ -92,5 +94,56 @@ class BertLayer(nn.Module):
     def forward(self, x_BLD: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, L, D) -> (B, L, D); mask is bool, broadcastable to (B, H, L, L)."""
         x_BLD = self.attention_norm(x_BLD + self.dropout(self.attention(x_BLD, mask=mask)))
+        output_BLD: Tensor = self.feed_forward_norm(x_BLD + self.dropout(self.feed_forward(x_BLD)))
+        return output_BLD
+
+
+class CrossLayer(nn.Module):
+    """A `BertLayer` with cross-attention to a memory between its two sub-blocks.
+
+    mPLUG's decoder is made of these, and so are the asymmetric layers of its fusion encoder (section 3.1).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        inner_width: int,
+        *,
+        memory_width: int,
+        eps: float,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.attention = Attention(width, num_heads, dropout=dropout)
+        self.attention_norm = nn.LayerNorm(width, eps=eps)
+        self.cross_attention = Attention(width, num_heads, memory_width=memory_width, dropout=dropout)
+        self.cross_attention_norm = nn.LayerNorm(width, eps=eps)
+        self.feed_forward = FeedForward(width, inner_width)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x_BLD: Tensor,
+        memory_BND: Tensor,
+        *,
+        mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Attend within the text, then to the memory, then feed forward.
+
+        Args:
+            x_BLD: the stream (B, L, D).
+            memory_BND: what is attended to (B, N, memory_width).
+            mask: bool, broadcastable to (B, H, L, L), True = attend; None = everything.
+            memory_mask: bool, broadcastable to (B, H, L, N), True = attend; None = everything.
+
+        Returns:
+            (B, L, D).
+        """
+        x_BLD = self.attention_norm(x_BLD + self.dropout(self.attention(x_BLD, mask=mask)))
+        crossed_BLD = self.cross_attention(x_BLD, memory_BND=memory_BND, mask=memory_mask)
+        x_BLD = self.cross_attention_norm(x_BLD + self.dropout(crossed_BLD))
         output_BLD: Tensor = self.feed_forward_norm(x_BLD + self.dropout(self.feed_forward(x_BLD)))
         return output_BLD

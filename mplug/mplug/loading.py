@@ -4,29 +4,79 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar, overload
 
 import torch
 
 from mplug import open_clip_model
+from mplug.captioning import CaptionModel
 from mplug.checkpoints import modelscope, native, raw
-from mplug.checkpoints.reference import VisionLibrary
+from mplug.checkpoints.report import MismatchError
+from mplug.checkpoints.resolution import at_image_size
+from mplug.checkpoints.settings import VisionLibrary
 from mplug.contrastive import ContrastiveModel
 from mplug.encoders import Encoders
 from mplug.errors import CheckpointError, MplugError
+from mplug.reranking import RerankModel
 from mplug.retrieval import RetrievalModel
+from mplug.task_model import TaskModel
+from mplug.tasks import DTYPES, MODELSCOPE_TASKS, TASKS, TaskSize, model_size
+from mplug.vqa import VqaModel
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 """The models that ship with the package, a folder each."""
 
-TASKS = {"retrieval": "retrieval", "image-text-retrieval": "retrieval"}
-"""Task names and ModelScope's names for them."""
+M = TypeVar("M", bound=TaskModel)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-M = TypeVar("M", bound=Encoders)
+@overload
+def load(
+    source: str | Path,
+    *,
+    task: Literal["retrieval", "image-text-retrieval"] = "retrieval",
+    device: str = "cpu",
+    dtype: str = "float32",
+    vision_library: VisionLibrary = "timm",
+    image_size: int | None = None,
+) -> ContrastiveModel: ...
+
+
+@overload
+def load(
+    source: str | Path,
+    *,
+    task: Literal["rerank"],
+    device: str = "cpu",
+    dtype: str = "float32",
+    vision_library: VisionLibrary = "timm",
+    image_size: int | None = None,
+) -> RerankModel: ...
+
+
+@overload
+def load(
+    source: str | Path,
+    *,
+    task: Literal["caption", "image-captioning"],
+    device: str = "cpu",
+    dtype: str = "float32",
+    vision_library: VisionLibrary = "timm",
+    image_size: int | None = None,
+) -> CaptionModel: ...
+
+
+@overload
+def load(
+    source: str | Path,
+    *,
+    task: Literal["vqa", "visual-question-answering"],
+    device: str = "cpu",
+    dtype: str = "float32",
+    vision_library: VisionLibrary = "timm",
+    image_size: int | None = None,
+) -> VqaModel: ...
 
 
 def load(
@@ -36,33 +86,45 @@ def load(
     device: str = "cpu",
     dtype: str = "float32",
     vision_library: VisionLibrary = "timm",
-) -> ContrastiveModel:
+    image_size: int | None = None,
+) -> ContrastiveModel | TaskModel:
     """Load a model with only the modules that its task needs.
 
     Args:
         source: a shipped model's name (`mplug-mini`); a folder: ours, ModelScope's, or the raw AliceMind /
-            X-PLUG layout; or `open_clip:NAME`, `open_clip:NAME:PRETRAINED`.
-        task: `retrieval`, or ModelScope's `image-text-retrieval`.
+            X-PLUG layout; or `open_clip:NAME`, `open_clip:NAME:PRETRAINED` (retrieval only).
+        task: `retrieval`, `rerank`, `caption` or `vqa`, or ModelScope's `image-text-retrieval`,
+            `image-captioning`, `visual-question-answering`.
         device: `cpu`, `cuda`, `cuda:1`...
-        dtype: `float32`, `bfloat16` or `float16`; vectors are float32 in any case.
+        dtype: `float32`, `bfloat16` or `float16`; vectors and scores are float32 in any case.
         vision_library: whose vision tower a ModelScope or raw folder gets, `timm` or `open_clip`.
+        image_size: side R of pictures in pixels, where another is wanted than the checkpoint's; its table of
+            positions is resized (see `mplug.checkpoints.resolution`).
 
     Returns:
-        The model in evaluation mode; its `.report` says what of the checkpoint was used.
+        The task's model in evaluation mode; its `.report` says what of the checkpoint was used.
 
     Raises:
         CheckpointError: nothing loadable there, or a parameter that the task uses is missing or mis-shaped.
-        MplugError: an unknown task, device or dtype.
+        MplugError: an unknown task, device or dtype, or an image size that the model cannot take.
     """
+    task = MODELSCOPE_TASKS.get(task, task)
     if task not in TASKS:
-        raise MplugError(f"task is {task!r}; known are {', '.join(TASKS)}")
+        raise MplugError(f"task is {task!r}; known are {', '.join([*TASKS, *MODELSCOPE_TASKS])}")
     place, kind = _device(device), _dtype(dtype)
     if isinstance(source, str) and source.startswith("open_clip:"):
+        if task != "retrieval" or image_size is not None:
+            raise MplugError(
+                f"{source} is for retrieval at its own image size; other needs take an mPLUG folder"
+            )
         return open_clip_model.load(source, device=place, dtype=kind)
-    model = _load_folder(find_folder(source), RetrievalModel, vision_library)
-    # Read before casting, which changes the tensors but not which index the vectors belong to.
-    fingerprint = model.fingerprint
-    logger.info("loaded %s, fingerprint %s: %s", model.name, fingerprint, model.report)
+    model = _load_folder(find_folder(source), TASKS[task], vision_library)
+    if image_size is not None:
+        model = at_image_size(model, image_size)
+    if isinstance(model, RetrievalModel):
+        # Read before casting, which changes the tensors but not which index the vectors belong to.
+        logger.info("%s makes vectors of the fingerprint %s", model.name, model.fingerprint)
+    logger.info("loaded %s for %s: %s", model.name, task, model.report)
     return model.to(device=place, dtype=kind)
 
 
@@ -77,6 +139,28 @@ def load_encoders(
     place, kind = _device(device), _dtype(dtype)
     model = _load_folder(find_folder(source), Encoders, vision_library)
     return model.to(device=place, dtype=kind)
+
+
+def survey(source: str | Path) -> dict[str, TaskSize | str]:
+    """Say of each task what a folder's model for it weighs, or why there is none; the numbers stay on the disk.
+
+    Raises:
+        CheckpointError: nothing loadable there.
+    """
+    folder = find_folder(source)
+    found: dict[str, TaskSize | str] = {}
+    refused: CheckpointError | None = None
+    for task, kind in TASKS.items():
+        try:
+            found[task] = model_size(_load_folder(folder, kind, "timm", shapes_only=True))
+        except MismatchError as error:
+            found[task] = error.report.shortfall()
+        except CheckpointError as error:
+            refused = error
+            found[task] = str(error.__cause__ or error)
+    if refused is not None and not any(isinstance(each, TaskSize) for each in found.values()):
+        raise refused
+    return found
 
 
 def find_folder(source: str | Path) -> Path:
@@ -102,17 +186,19 @@ def shipped_models() -> list[str]:
     return sorted(path.parent.name for path in WEIGHTS_FOLDER.glob(f"*/{native.CONFIG_FILE}"))
 
 
-def _load_folder(folder: Path, kind: type[M], vision_library: VisionLibrary) -> M:
+def _load_folder(
+    folder: Path, kind: type[M], vision_library: VisionLibrary, *, shapes_only: bool = False
+) -> M:
     names = {path.name for path in folder.iterdir()}
     suffixes = {Path(name).suffix for name in names}
     if native.WEIGHTS_FILE in names or (
         native.CONFIG_FILE in names and modelscope.SETTINGS_FILE not in names
     ):
-        return native.load(folder, kind)
+        return native.load(folder, kind, shapes_only=shapes_only)
     if modelscope.WEIGHTS_FILE in names or (modelscope.SETTINGS_FILE in names and ".pth" not in suffixes):
-        return modelscope.load(folder, kind, vision_library=vision_library)
+        return modelscope.load(folder, kind, vision_library=vision_library, shapes_only=shapes_only)
     if suffixes & {*raw.WEIGHTS_SUFFIXES, *raw.SETTINGS_SUFFIXES}:
-        return raw.load(folder, kind, vision_library=vision_library)
+        return raw.load(folder, kind, vision_library=vision_library, shapes_only=shapes_only)
     raise CheckpointError(
         f"{folder} holds no checkpoint. Looked for our own layout ({native.CONFIG_FILE}, "
         f"{native.WEIGHTS_FILE}, {native.VOCAB_FILE}), ModelScope's ({modelscope.SETTINGS_FILE}, "

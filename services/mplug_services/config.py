@@ -13,8 +13,23 @@ from typing import Any
 
 import yaml
 
-SERVICES = ("embedding", "index", "search", "model")
+SERVICES = ("embedding", "index", "search", "caption", "vqa", "rerank", "model")
 """What `services` may name. ModelService and health are served in any case."""
+USERS_OF = {
+    "retrieval": ("embedding", "search"),
+    "rerank": ("rerank", "search"),
+    "caption": ("caption", "search"),
+    "vqa": ("vqa",),
+}
+"""Services that need the model of a task."""
+MODEL_SETTINGS = {
+    "retrieval": "model",
+    "rerank": "rerank_model",
+    "caption": "caption_model",
+    "vqa": "vqa_model",
+}
+MAY_BE_ZERO = ("port", "torch_threads", "token_cache_disk_bytes")
+TOKEN_CACHES = ("none", "fp16", "int8")
 KEEP_IMAGES = ("none", "original", "thumbnail")
 ENV_PREFIX = "MPLUG_"
 OTHER_VARIABLES = frozenset({"MPLUG_ADDRESS", "MPLUG_CACHE", "MPLUG_CONFIG"})
@@ -37,9 +52,16 @@ class ServeConfig:
     data_dir: Path = Path("mplug-data")
     """Where collections and pictures are kept. One process at a time."""
     services: tuple[str, ...] = SERVICES
-    """Which of embedding, index, search and model this process serves. index alone loads no model and no torch."""
+    """Which of embedding, index, search, caption, vqa, rerank and model this process serves. index alone loads no
+    model and no torch; caption, vqa and rerank answer only where their model is given."""
     model: str = "mplug-mini"
     """A shipped model, a checkpoint folder, or open_clip:NAME."""
+    rerank_model: str = ""
+    """A folder of mPLUG with a fusion encoder and ITM head; none: no reranking."""
+    caption_model: str = ""
+    """A folder of mPLUG with a text decoder; none: no captions."""
+    vqa_model: str = ""
+    """A folder of mPLUG with a fusion encoder and a text decoder; none: no answers."""
     device: str = "cpu"
     """cpu, cuda or cuda:1."""
     dtype: str = "float32"
@@ -55,6 +77,15 @@ class ServeConfig:
     """Pixels that one forward pass holds: 32 pictures of 224 px, which two cores do in about 0.3 s."""
     max_batch_tokens: int = 2048
     """Tokens, padding included, that one forward pass holds."""
+    max_sequences: int = 64
+    """Most beams, or texts drawn, for one item."""
+    max_answers: int = 4096
+    """Most answers that a question may be given to choose from; X-PLUG's list has 3128."""
+    token_cache: str = "fp16"
+    """How the reranker keeps pictures' tokens: none, fp16 or int8."""
+    token_cache_memory_bytes: int = 256 * 2**20
+    token_cache_disk_bytes: int = 4 * 2**30
+    """In data_dir; 0: memory only."""
     num_prepare_workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Threads that decode and tokenize."""
     num_index_workers: int = 4
@@ -89,7 +120,7 @@ class ServeConfig:
         for setting in dataclasses.fields(self):
             value = getattr(self, setting.name)
             if isinstance(value, int) and not isinstance(value, bool):
-                least = 0 if setting.name in ("port", "torch_threads") else 1
+                least = 0 if setting.name in MAY_BE_ZERO else 1
                 _require(value >= least, setting.name, value, f"it must be at least {least}")
         _require(self.port < 65536, "port", self.port, "ports end at 65535")
         _require(self.grace_seconds >= 0, "grace_seconds", self.grace_seconds, "it must not be negative")
@@ -98,6 +129,12 @@ class ServeConfig:
             "keep_images",
             self.keep_images,
             f"known are {', '.join(KEEP_IMAGES)}",
+        )
+        _require(
+            self.token_cache in TOKEN_CACHES,
+            "token_cache",
+            self.token_cache,
+            f"known are {', '.join(TOKEN_CACHES)}",
         )
         self._check_services()
         for name in ("max_batch_size", "ingest_batch_size"):
@@ -127,8 +164,18 @@ class ServeConfig:
 
     @property
     def needs_model(self) -> bool:
-        """Whether a service is selected that embeds."""
-        return "embedding" in self.services or "search" in self.services
+        """Whether a model is to be loaded."""
+        return bool(self.sources)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """By task, the models that the selected services need, as far as they are given."""
+        given = {task: str(getattr(self, setting)) for task, setting in MODEL_SETTINGS.items()}
+        return {
+            task: source
+            for task, source in given.items()
+            if source and any(name in self.services for name in USERS_OF[task])
+        }
 
     @property
     def needs_index(self) -> bool:

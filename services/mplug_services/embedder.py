@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +12,12 @@ from numpy.typing import NDArray
 from mplug.text.tokenizer import Tokens
 from mplug_services.engine_seam import Engine
 from mplug_services.prepare import PreparedImage, Preparer
+from mplug_services.room import Room, StageSeconds, stage_seconds
 from mplug_services.served_model import ServedModel
-from mplug_services.work import DeadlineExceededError, EmbedImage, EmbedText, WorkItem, WorkResult
+from mplug_services.slot import Slot
+from mplug_services.work import EmbedImage, EmbedText, WorkResult
+
+__all__ = ["EmbedBatch", "EmbedOutcome", "Embedder", "EmbedderSlot", "StageSeconds"]
 
 SEARCH_PATIENCE = 0.5
 """Seconds: somebody waits for a search."""
@@ -35,27 +38,6 @@ class EmbedOutcome:
     """The text was longer than the model reads."""
     thumbnail: bytes | None = None
     """A JPEG, where one was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageSeconds:
-    """Where the time went; None for a stage that did not run."""
-
-    prepare: float | None = None
-    queue: float | None = None
-    """The longest wait of its items."""
-    forward: float | None = None
-    """All quanta that held its items."""
-    index: float | None = None
-
-    def join(self, other: StageSeconds) -> StageSeconds:
-        """Both of two that ran at the same time: the longer of each stage."""
-        return StageSeconds(
-            _longer(self.prepare, other.prepare),
-            _longer(self.queue, other.queue),
-            _longer(self.forward, other.forward),
-            _longer(self.index, other.index),
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +84,7 @@ class Embedder:
         """
         if not images:
             return EmbedBatch([], StageSeconds())
-        async with _Room(self._engine, len(images)) as room:
+        async with Room(self._engine, len(images)) as room:
             started = time.monotonic()
             prepared = await self._preparer.images(images, self.model.image_size, thumbnails=thumbnails)
             seconds = time.monotonic() - started
@@ -116,7 +98,7 @@ class Embedder:
             _image_outcome(each, next(results) if isinstance(each, PreparedImage) else each)
             for each in prepared
         ]
-        return EmbedBatch(outcomes, _stage_seconds(seconds, room.results))
+        return EmbedBatch(outcomes, stage_seconds(seconds, room.results))
 
     async def embed_texts(
         self, texts: Sequence[str], *, deadline: float | None = None, patience: float = EMBED_PATIENCE
@@ -124,7 +106,7 @@ class Embedder:
         """Embed texts; arguments and errors as in `embed_images`."""
         if not texts:
             return EmbedBatch([], StageSeconds())
-        async with _Room(self._engine, len(texts)) as room:
+        async with Room(self._engine, len(texts)) as room:
             started = time.monotonic()
             prepared = await self._preparer.texts(texts, self.model.tokenizer)
             seconds = time.monotonic() - started
@@ -137,68 +119,16 @@ class Embedder:
         outcomes = [
             _text_outcome(each, next(results) if isinstance(each, Tokens) else each) for each in prepared
         ]
-        return EmbedBatch(outcomes, _stage_seconds(seconds, room.results))
+        return EmbedBatch(outcomes, stage_seconds(seconds, room.results))
 
 
-class _Room:
-    """Room in the queue for a batch, from before its preparation until its results; given back if unused."""
-
-    def __init__(self, engine: Engine, count: int) -> None:
-        self._engine = engine
-        self._left = count
-        self.results: list[WorkResult | Exception] = []
-
-    async def __aenter__(self) -> _Room:
-        self._engine.scheduler.reserve(self._left)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._give_back()
-
-    async def run(self, items: Sequence[WorkItem]) -> list[WorkResult | Exception]:
-        """Results of the items in order; DeadlineExceededError is raised, as it concerns the whole call."""
-        futures = [asyncio.wrap_future(future) for future in self._engine.enqueue(items)]
-        self._left -= len(items)
-        self._give_back()
-        # A list of outcomes, not the first exception: gather leaves the others running when one fails.
-        outcomes = await asyncio.gather(*futures, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                if isinstance(outcome, DeadlineExceededError):
-                    raise outcome
-                self.results.append(outcome)
-            elif isinstance(outcome, WorkResult):
-                self.results.append(outcome)
-            else:
-                raise outcome
-        return self.results
-
-    def _give_back(self) -> None:
-        self._engine.scheduler.release(self._left)
-        self._left = 0
-
-
-class EmbedderSlot:
+class EmbedderSlot(Slot[Embedder]):
     """Where the embedder will be once the model is loaded and warm."""
-
-    def __init__(self, not_ready: Callable[[], Exception]) -> None:
-        self._embedder: Embedder | None = None
-        self._not_ready = not_ready
-
-    def fill(self, embedder: Embedder) -> None:
-        """Put the embedder in service."""
-        self._embedder = embedder
-
-    def get(self) -> Embedder:
-        """The embedder; raises what the caller is to be told while there is none."""
-        if self._embedder is None:
-            raise self._not_ready()
-        return self._embedder
 
     @property
     def model(self) -> ServedModel | None:
         """The model in service, if any."""
-        return None if self._embedder is None else self._embedder.model
+        return None if self.content is None else self.content.model
 
 
 def _image_outcome(prepared: PreparedImage | Exception, result: WorkResult | Exception) -> EmbedOutcome:
@@ -212,20 +142,3 @@ def _text_outcome(prepared: Tokens | Exception, result: WorkResult | Exception) 
     if isinstance(result, Exception):
         return EmbedOutcome(error=result)
     return EmbedOutcome(vector=result.vector, truncated=isinstance(prepared, Tokens) and prepared.truncated)
-
-
-def _stage_seconds(prepare: float, results: Sequence[WorkResult | Exception]) -> StageSeconds:
-    done = [result for result in results if isinstance(result, WorkResult)]
-    if not done:
-        return StageSeconds(prepare=prepare)
-    quanta = {result.quantum: result.forward_seconds for result in done}
-    return StageSeconds(
-        prepare=prepare,
-        queue=max(result.queue_seconds for result in done),
-        forward=sum(quanta.values()),
-    )
-
-
-def _longer(left: float | None, right: float | None) -> float | None:
-    given = [each for each in (left, right) if each is not None]
-    return max(given) if given else None

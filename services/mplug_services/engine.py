@@ -1,67 +1,46 @@
-"""The worker that owns the model and runs quanta; the only serving file that imports torch.
-
-Legend: B items of a quantum, R image side, L text tokens, E joint embedding.
-"""
+"""The worker that owns the models of a device and runs quanta; torch stops here and in `runners/`."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-import mplug
-from mplug.contrastive import ContrastiveModel
-from mplug_services.scheduler import Entry, Quantum, Scheduler
+from mplug_services.kind_queue import Quantum
+from mplug_services.runners.batch import RunningBatch
+from mplug_services.runners.models import Models, describe, make_runners
+from mplug_services.runners.runner import Runner
+from mplug_services.scheduler import Scheduler
 from mplug_services.served_model import ServedModel
-from mplug_services.work import (
-    EmbedImage,
-    EmbedText,
-    EngineStoppedError,
-    NonFiniteError,
-    WorkItem,
-    WorkKind,
-    WorkResult,
-)
+from mplug_services.work import EngineStoppedError, WorkItem, WorkKind, WorkResult
 
 logger = logging.getLogger(__name__)
 
-Vectors = NDArray[np.float32]
-
-
-def model_loader(source: str, device: str, dtype: str) -> Callable[[], ContrastiveModel]:
-    """A function that loads a retrieval model; it is called in the worker's thread.
-
-    Its errors are those of `mplug.load`.
-    """
-    return lambda: mplug.load(source, task="retrieval", device=device, dtype=dtype)
-
 
 class ModelWorker:
-    """A thread that loads a model, warms it up and runs the scheduler's quanta until it is stopped.
+    """A thread that loads models, warms them up and runs the scheduler's quanta until it is stopped.
 
     Args:
-        load: makes the model; called once, in the thread.
+        load: makes the models; called once, in the thread.
         scheduler: where the work comes from; nobody else takes quanta from it.
         num_threads: torch's threads for one forward pass; 0 leaves torch's own choice. Torch has one such
             number per process, so the last worker started sets it.
     """
 
-    def __init__(
-        self, load: Callable[[], ContrastiveModel], scheduler: Scheduler, *, num_threads: int = 0
-    ) -> None:
+    def __init__(self, load: Callable[[], Models], scheduler: Scheduler, *, num_threads: int = 0) -> None:
         self.scheduler = scheduler
-        self.ready: Future[ServedModel] = Future()
-        """Done once the model is loaded and warm; has the error when it could not be loaded."""
+        self.ready: Future[Mapping[str, ServedModel]] = Future()
+        """By task, once all are loaded and warm; has the error of one that could not be loaded."""
         self._load = load
         self._num_threads = num_threads
         self._wake = threading.Event()
         self._quanta = 0
+        self._runners: dict[WorkKind, Runner] = {}
+        self._suspended: dict[Quantum, RunningBatch] = {}
         self._thread = threading.Thread(target=self._run, name="model-worker", daemon=True)
 
     def start(self) -> None:
@@ -73,9 +52,11 @@ class ModelWorker:
         self.scheduler.reserve(len(items))
         return self.enqueue(items)
 
-    def enqueue(self, items: Sequence[WorkItem]) -> list[Future[WorkResult]]:
-        """Queue items for which room was reserved with the scheduler."""
-        futures = self.scheduler.enqueue(items, time.monotonic())
+    def enqueue(
+        self, items: Sequence[WorkItem], *, progress: Callable[[int, object], None] | None = None
+    ) -> list[Future[WorkResult]]:
+        """Queue items for which room was reserved with the scheduler; see `Scheduler.enqueue`."""
+        futures = self.scheduler.enqueue(items, time.monotonic(), progress=progress)
         self._wake.set()
         return futures
 
@@ -100,152 +81,71 @@ class ModelWorker:
 
     def _run(self) -> None:
         try:
-            model = self._prepare_model()
+            served = self._prepare_models()
         except Exception as error:
             self.scheduler.fail_all(EngineStoppedError("the model could not be loaded"))
             self.ready.set_exception(error)
             return
-        self.ready.set_result(_describe(model))
+        self.ready.set_result(served)
         try:
-            self._serve(model)
+            self._serve()
         except BaseException:
             logger.critical("the model worker ended by an error", exc_info=True)
             self.scheduler.fail_all(EngineStoppedError("the model worker has ended by an error"))
             raise
 
-    def _prepare_model(self) -> ContrastiveModel:
+    def _prepare_models(self) -> dict[str, ServedModel]:
         if self._num_threads > 0:
             torch.set_num_threads(self._num_threads)
-        model = self._load()
+        models = self._load()
+        self._runners = make_runners(models)
         started = time.monotonic()
-        with torch.inference_mode():
-            for items in _warm_up_batches(model):
-                _forward(model, items)
-        logger.info("%s is warm after %.2f s", model.name, time.monotonic() - started)
-        return model
+        for runner in self._runners.values():
+            for items in runner.warm_up():
+                _run_alone(runner, items)
+        served = {task: describe(task, model) for task, model in models.items()}
+        names = ", ".join(f"{model.name} ({task})" for task, model in served.items())
+        logger.info("%s warm after %.2f s", names, time.monotonic() - started)
+        return served
 
-    def _serve(self, model: ContrastiveModel) -> None:
+    def _serve(self) -> None:
         while True:
             # Cleared before looking, so that what is queued meanwhile wakes the wait.
             self._wake.clear()
             started = time.monotonic()
             quantum = self.scheduler.next_quantum(started)
             if quantum is not None:
-                self._run_quantum(model, quantum, started)
+                self._run_quantum(quantum, started)
             elif self.scheduler.closed and self.scheduler.occupied == 0:
                 return
             else:
                 # After the close, reserved room may be released without a wake-up.
                 self._wake.wait(0.02 if self.scheduler.closed else None)
 
-    def _run_quantum(self, model: ContrastiveModel, quantum: Quantum, started: float) -> None:
+    def _run_quantum(self, quantum: Quantum, started: float) -> None:
         self._quanta += 1
-        items = [entry.item for entry in quantum.entries]
-        with torch.inference_mode():
-            outcomes = embed_batch(model, items)
+        batch = self._suspended.pop(quantum, None)
+        if batch is None:
+            batch = RunningBatch(self._runners[quantum.kind], quantum, self._quanta)
+        goes_on = batch.advance()
         seconds = time.monotonic() - started
-        self.scheduler.complete(quantum, seconds)
-        for entry, outcome in zip(quantum.entries, outcomes, strict=True):
-            _settle(entry, outcome, started, seconds, self._quanta)
+        if goes_on:
+            self._suspended[quantum] = batch
+            self.scheduler.suspend(quantum, seconds)
+        else:
+            self.scheduler.complete(quantum, seconds)
+        # Accounted for first: who has a result finds it done.
+        batch.flush()
 
 
-def embed_batch(model: ContrastiveModel, items: Sequence[WorkItem]) -> list[Vectors | Exception]:
-    """One forward pass, with the retreats when it fails: a vector float32 (E,) or an error for each item.
+def _run_alone(runner: Runner, items: Sequence[WorkItem]) -> None:
+    """Run a batch from end to end; raises its first error."""
 
-    Out of device memory: two halves, once. Any other error: item by item, so that only the culprit fails.
-    """
-    try:
-        return _checked(_forward(model, items))
-    except torch.cuda.OutOfMemoryError as error:
-        return _embed_halves(model, items, error)
-    except Exception as error:
-        if len(items) > 1:
-            return [_embed_alone(model, item) for item in items]
-        logger.error("a forward pass failed", exc_info=True)
-        return [error]
+    def deliver(_: int, value: object) -> None:
+        if isinstance(value, Exception):
+            raise value
 
-
-def _embed_halves(
-    model: ContrastiveModel, items: Sequence[WorkItem], error: Exception
-) -> list[Vectors | Exception]:
-    if len(items) == 1:
-        return [error]
-    logger.warning("a batch of %d did not fit into the device's memory; halving it", len(items))
-    torch.cuda.empty_cache()
-    middle = len(items) // 2
-    outcomes: list[Vectors | Exception] = []
-    for half in (items[:middle], items[middle:]):
-        try:
-            outcomes += _checked(_forward(model, half))
-        except Exception as again:
-            outcomes += [again] * len(half)
-    return outcomes
-
-
-def _embed_alone(model: ContrastiveModel, item: WorkItem) -> Vectors | Exception:
-    try:
-        return _checked(_forward(model, [item]))[0]
-    except Exception as error:
-        logger.error("a forward pass of one item failed", exc_info=True)
-        return error
-
-
-def _forward(model: ContrastiveModel, items: Sequence[WorkItem]) -> Vectors:
-    """Items of one kind -> float32 (B, E)."""
-    if items[0].kind is WorkKind.IMAGE:
-        pixels = np.stack([item.pixels for item in items if isinstance(item, EmbedImage)])
-        vectors = model.embed_images(torch.from_numpy(pixels).to(model.device))
-    else:
-        ids, mask = _pad([item for item in items if isinstance(item, EmbedText)], model.tokenizer.pad_id)
-        vectors = model.embed_texts(ids.to(model.device), mask.to(model.device))
-    return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)
-
-
-def _pad(texts: Sequence[EmbedText], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids int64 (B, L) and mask bool (B, L), True = attend."""
-    length = max(len(text.ids) for text in texts)
-    ids = np.full((len(texts), length), pad_id, dtype=np.int64)
-    mask = np.zeros((len(texts), length), dtype=np.bool_)
-    for row, text in enumerate(texts):
-        ids[row, : len(text.ids)] = text.ids
-        mask[row, : len(text.ids)] = True
-    return torch.from_numpy(ids), torch.from_numpy(mask)
-
-
-def _checked(vectors: Vectors) -> list[Vectors | Exception]:
-    return [
-        # A copy, so that an item's result does not keep the whole batch in memory.
-        row.copy()
-        if np.isfinite(row).all()
-        else NonFiniteError("the model gave NaN or infinity for this item")
-        for row in vectors
-    ]
-
-
-def _settle(entry: Entry, outcome: Vectors | Exception, started: float, seconds: float, quantum: int) -> None:
-    if isinstance(outcome, Exception):
-        entry.future.set_exception(outcome)
-    else:
-        entry.future.set_result(WorkResult(outcome, started - entry.submitted, seconds, quantum))
-
-
-def _warm_up_batches(model: ContrastiveModel) -> list[list[WorkItem]]:
-    """Both encoders, alone and in a batch: the first pass of a shape allocates, and on a GPU compiles."""
-    side = model.preprocess.image_size
-    image = EmbedImage(pixels=np.zeros((3, side, side), dtype=np.uint8))
-    text = EmbedText(ids=model.tokenizer.encode("warm up").ids)
-    return [[image], [image] * 4, [text], [text] * 4]
-
-
-def _describe(model: ContrastiveModel) -> ServedModel:
-    return ServedModel(
-        name=model.name,
-        fingerprint=model.fingerprint,
-        embed_dim=model.embed_dim,
-        device=str(model.device),
-        dtype=str(model.dtype).removeprefix("torch."),
-        num_parameters=model.num_parameters,
-        licence=model.licence,
-        image_size=model.preprocess.image_size,
-        tokenizer=model.tokenizer,
-    )
+    # A generator holds no context of its own: the mode must hold for each of its quanta, and for nothing between.
+    with torch.inference_mode():
+        for _ in runner.run(items, deliver, lambda _: True):
+            pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -15,14 +15,17 @@ class Engine(Protocol):
     """What `ModelWorker` offers."""
 
     scheduler: Scheduler
-    ready: Future[ServedModel]
+    ready: Future[Mapping[str, ServedModel]]
+    """By task, once all are loaded and warm; or the error of the first that could not be."""
 
     def start(self) -> None:
-        """Start loading the model."""
+        """Start loading the models."""
         ...
 
-    def enqueue(self, items: Sequence[WorkItem]) -> list[Future[WorkResult]]:
-        """Queue items for which room was reserved with the scheduler."""
+    def enqueue(
+        self, items: Sequence[WorkItem], *, progress: Callable[[int, object], None] | None = None
+    ) -> list[Future[WorkResult]]:
+        """Queue items for which room was reserved with the scheduler; see `Scheduler.enqueue`."""
         ...
 
     def stop(self, timeout: float | None = None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,6 @@ from mplug_api.v1 import model_service_pb2 as pb
 from mplug_api.v1.model_service_pb2_grpc import ModelServiceServicer
 from mplug_services import wire
 from mplug_services.config import ServeConfig
-from mplug_services.embedder import EmbedderSlot
 from mplug_services.served_model import ServedModel
 
 MAX_ID_BYTES = 512
@@ -24,13 +23,15 @@ class ModelService(ModelServiceServicer):
     """The servicer.
 
     Args:
-        slot: where the embedder is once the model is loaded; no model is listed before.
+        models: by task, those in service; empty before they are loaded.
         config: limits.
         services: full names of what this process serves.
     """
 
-    def __init__(self, slot: EmbedderSlot, config: ServeConfig, services: Sequence[str]) -> None:
-        self._slot = slot
+    def __init__(
+        self, models: Mapping[str, ServedModel], config: ServeConfig, services: Sequence[str]
+    ) -> None:
+        self._models = models
         self._config = config
         self._services = services
         self._start_time = wire.write_time(datetime.now(UTC))
@@ -39,10 +40,9 @@ class ModelService(ModelServiceServicer):
         self, request: pb.GetServerInfoRequest, context: aio.ServicerContext[Any, Any]
     ) -> pb.GetServerInfoResponse:
         """Describe the server."""
-        model = self._slot.model
         return pb.GetServerInfoResponse(
             version=mplug.__version__,
-            models=[] if model is None else [_write_model(model)],
+            models=[_write_model(model) for model in self._models.values()],
             limits=_write_limits(self._config),
             services=self._services,
             start_time=self._start_time,
@@ -52,7 +52,7 @@ class ModelService(ModelServiceServicer):
 def _write_model(model: ServedModel) -> pb.ServedModel:
     return pb.ServedModel(
         name=model.name,
-        task="retrieval",
+        task=model.task,
         embedding_fingerprint=model.fingerprint,
         embedding_dimension=model.embed_dim,
         device=model.device,

@@ -8,25 +8,29 @@ waiting kind by more than `max_lead` seconds of (weighted) measured model time: 
 So an urgent search overtakes bulk work of the other kind, and no kind waits for ever. Since `patience` is finite,
 no item waits for ever within its kind either.
 
+Work of several quanta. A batch that is not done after its quantum is suspended: it waits like the rest, by the wish of
+its most urgent item, so that an urgent search overtakes a caption between two tokens. Its items fail at their deadline.
+
 Admission. Room is reserved for a whole batch before its pictures are decoded, so that overload is refused before
 it costs anything; a batch gets all its room or none, the same for one item as for many.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import threading
-from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
+from mplug_services.kind_queue import Entry, KindQueue, Quantum
 from mplug_services.work import (
     BatchTooLargeError,
     DeadlineExceededError,
     EngineStoppedError,
     QueueFullError,
+    ResultFuture,
     WorkItem,
     WorkKind,
     WorkResult,
@@ -38,26 +42,6 @@ FIRST_RETRY_SECONDS = 1.0
 """The hint while nothing has been measured yet."""
 RATE_SMOOTHING = 0.2
 """Weight of the newest quantum in the measured rate: about the last ten quanta count."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """One queued item."""
-
-    item: WorkItem
-    future: Future[WorkResult]
-    submitted: float
-    wanted: float
-    """When it wants to be served: the order of the queue."""
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Quantum:
-    """Items of one kind that go through the model together."""
-
-    kind: WorkKind
-    entries: tuple[Entry, ...]
 
 
 class Scheduler:
@@ -82,25 +66,23 @@ class Scheduler:
         max_lead: float = 1.0,
     ) -> None:
         self.capacity = capacity
-        self._budgets = dict(budgets)
-        self._shares = dict.fromkeys(budgets, 1.0) | dict(shares or {})
         self._max_lead = max_lead
-        self._check_arguments()
+        all_shares = dict.fromkeys(budgets, 1.0) | dict(shares or {})
+        self._check_arguments(budgets, all_shares)
         self._lock = threading.Lock()
-        self._queues: dict[WorkKind, list[tuple[float, int, Entry]]] = {kind: [] for kind in budgets}
-        self._used = dict.fromkeys(budgets, 0.0)
+        self._queues = {kind: KindQueue(budget, all_shares[kind]) for kind, budget in budgets.items()}
         self._sequence = itertools.count()
         self._reserved = 0
         self._closed = False
         self._broken: Exception | None = None
         self._seconds_per_item = 0.0
 
-    def _check_arguments(self) -> None:
+    def _check_arguments(self, budgets: Mapping[WorkKind, int], shares: Mapping[WorkKind, float]) -> None:
         if self.capacity < 1:
             raise ValueError(f"capacity is {self.capacity}; the queue must hold at least 1 item")
         if self._max_lead <= 0:
             raise ValueError(f"max_lead is {self._max_lead}; it must be above 0 seconds")
-        for name, numbers in (("budgets", self._budgets), ("shares", self._shares)):
+        for name, numbers in (("budgets", budgets), ("shares", shares)):
             for kind, number in numbers.items():
                 if number <= 0:
                     raise ValueError(f"{name}[{kind}] is {number}; it must be above 0")
@@ -147,9 +129,23 @@ class Scheduler:
             assert 0 <= count <= self._reserved, (count, self._reserved)
             self._reserved -= count
 
-    def enqueue(self, items: Sequence[WorkItem], now: float) -> list[Future[WorkResult]]:
-        """Queue items for which room was reserved; cancelling a future takes its item out at once."""
-        entries = [self._entry(item, now) for item in items]
+    def enqueue(
+        self,
+        items: Sequence[WorkItem],
+        now: float,
+        *,
+        progress: Callable[[int, object], None] | None = None,
+    ) -> list[Future[WorkResult]]:
+        """Queue items for which room was reserved.
+
+        Cancelling a future takes its item out at once; one that runs ends after the quantum.
+
+        Args:
+            items: of any kinds.
+            now: the time.
+            progress: called in the worker's thread with an item's number and what its runner reports; quick.
+        """
+        entries = [self._entry(item, now, _listener(progress, place)) for place, item in enumerate(items)]
         with self._lock:
             assert len(items) <= self._reserved, (len(items), self._reserved)
             self._reserved -= len(items)
@@ -170,28 +166,35 @@ class Scheduler:
         return self.enqueue(items, now)
 
     def next_quantum(self, now: float) -> Quantum | None:
-        """Take the next items for the model; None when nothing waits.
+        """Take the next items for the model, new or suspended; None when there are none.
 
-        Items past their deadline get `DeadlineExceededError` and do not run.
+        Items past their deadline get `DeadlineExceededError` and do not run, or not on.
         """
         with self._lock:
-            expired = self._take_expired(now)
-            quantum = self._take_quantum()
-        for entry in expired:
-            if entry.future.set_running_or_notify_cancel():
-                entry.future.set_exception(
-                    DeadlineExceededError("the deadline passed while waiting for the model")
-                )
-        return quantum
+            expired = [entry for queue in self._queues.values() for entry in queue.take_expired(now)]
+        # Before a batch is taken, so that one that is left without items is known as such.
+        _fail(expired, DeadlineExceededError("the deadline passed while waiting for the model"))
+        with self._lock:
+            return self._take_quantum()
 
     def complete(self, quantum: Quantum, seconds: float) -> None:
-        """Account for a quantum that has run, in seconds of the model's time."""
-        per_item = seconds / len(quantum.entries)
+        """Account for the last quantum of a batch, in seconds of the model's time."""
         with self._lock:
-            self._used[quantum.kind] += seconds / self._shares[quantum.kind]
+            self._account(quantum, seconds)
+            per_item = quantum.seconds / len(quantum.entries)
             known = self._seconds_per_item > 0
             weight = RATE_SMOOTHING if known else 1.0
             self._seconds_per_item += weight * (per_item - self._seconds_per_item)
+
+    def suspend(self, quantum: Quantum, seconds: float) -> None:
+        """Account for a quantum of a batch that is to go on, and put it back."""
+        with self._lock:
+            self._account(quantum, seconds)
+            broken = self._broken
+            if broken is None:
+                self._queues[quantum.kind].suspended.append(quantum)
+        if broken is not None:
+            _fail(quantum.entries, broken)
 
     def close(self) -> None:
         """End admission. What is queued or reserved may still run."""
@@ -203,12 +206,8 @@ class Scheduler:
         with self._lock:
             self._closed = True
             self._broken = error
-            entries = [entry for queue in self._queues.values() for _, _, entry in queue]
-            for queue in self._queues.values():
-                queue.clear()
-        for entry in entries:
-            if entry.future.set_running_or_notify_cancel():
-                entry.future.set_exception(error)
+            entries = [entry for queue in self._queues.values() for entry in queue.clear()]
+        _fail(entries, error)
 
     def _queued(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
@@ -218,74 +217,55 @@ class Scheduler:
             return FIRST_RETRY_SECONDS
         return min(MAX_RETRY_SECONDS, max(MIN_RETRY_SECONDS, excess * self._seconds_per_item))
 
-    def _entry(self, item: WorkItem, now: float) -> Entry:
+    def _entry(self, item: WorkItem, now: float, progress: Callable[[object], None] | None) -> Entry:
         deadline = math.inf if item.deadline is None else item.deadline
         wanted = min(deadline, now + item.patience)
-        return Entry(item, Future(), now, wanted, next(self._sequence))
+        return Entry(item, ResultFuture(progress), now, wanted, next(self._sequence))
 
     def _insert(self, entry: Entry) -> None:
-        kind = entry.item.kind
-        if not self._queues[kind]:
+        queue = self._queues[entry.item.kind]
+        if not queue.waits and queue.running is None:
             # A kind that was idle saves up no claim on the time that it did not use.
-            others = [self._used[other] for other, queue in self._queues.items() if queue]
-            self._used[kind] = max([self._used[kind], min(others, default=0.0)])
-        insort(self._queues[kind], (entry.wanted, entry.sequence, entry), key=lambda row: row[:2])
+            others = [other.used for other in self._queues.values() if other.waits]
+            queue.used = max([queue.used, min(others, default=0.0)])
+        queue.insert(entry)
 
     def _remover(self, entry: Entry) -> Callable[[Future[WorkResult]], None]:
         def remove(future: Future[WorkResult]) -> None:
-            if not future.cancelled():
-                return
-            queue = self._queues[entry.item.kind]
-            with self._lock:
-                place = bisect_left(queue, (entry.wanted, entry.sequence), key=lambda row: row[:2])
-                if place < len(queue) and queue[place][2] is entry:
-                    del queue[place]
+            if future.cancelled():
+                with self._lock:
+                    self._queues[entry.item.kind].remove(entry)
 
         return remove
 
-    def _take_expired(self, now: float) -> list[Entry]:
-        expired: list[Entry] = []
-        for kind, queue in self._queues.items():
-            kept = []
-            for row in queue:
-                deadline = row[2].item.deadline
-                if deadline is not None and deadline <= now:
-                    expired.append(row[2])
-                else:
-                    kept.append(row)
-            if len(kept) < len(queue):
-                self._queues[kind][:] = kept
-        return expired
+    def _account(self, quantum: Quantum, seconds: float) -> None:
+        queue = self._queues[quantum.kind]
+        queue.running = None
+        queue.used += seconds / queue.share
+        quantum.seconds += seconds
 
     def _take_quantum(self) -> Quantum | None:
         while (kind := self._next_kind()) is not None:
-            entries = self._take_within_budget(kind)
-            if entries:
-                return Quantum(kind, tuple(entries))
+            queue = self._queues[kind]
+            queue.running = queue.take_quantum(kind)
+            if queue.running is not None:
+                return queue.running
         return None
 
     def _next_kind(self) -> WorkKind | None:
-        waiting = [kind for kind, queue in self._queues.items() if queue]
+        waiting = {kind: queue for kind, queue in self._queues.items() if queue.waits}
         if not waiting:
             return None
-        urgent = min(waiting, key=lambda kind: (self._queues[kind][0][0], self._used[kind]))
-        behind = min(waiting, key=lambda kind: self._used[kind])
-        return behind if self._used[urgent] - self._used[behind] > self._max_lead else urgent
+        urgent = min(waiting, key=lambda kind: (waiting[kind].wanted, waiting[kind].used))
+        behind = min(waiting, key=lambda kind: waiting[kind].used)
+        return behind if waiting[urgent].used - waiting[behind].used > self._max_lead else urgent
 
-    def _take_within_budget(self, kind: WorkKind) -> list[Entry]:
-        """Entries from the front while their batch, padded to its longest item, stays within the budget."""
-        queue = self._queues[kind]
-        taken: list[Entry] = []
-        largest = 0
-        used = 0
-        for _, _, entry in queue:
-            larger = max(largest, entry.item.cost)
-            if taken and (len(taken) + 1) * larger > self._budgets[kind]:
-                break
-            used += 1
-            # Once running, a future cannot be cancelled any more; one cancelled an instant ago is left out.
-            if entry.future.set_running_or_notify_cancel():
-                taken.append(entry)
-                largest = larger
-        del queue[:used]
-        return taken
+
+def _listener(progress: Callable[[int, object], None] | None, place: int) -> Callable[[object], None] | None:
+    return None if progress is None else functools.partial(progress, place)
+
+
+def _fail(entries: Iterable[Entry], error: Exception) -> None:
+    for future in (entry.future for entry in entries):
+        if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
+            future.settle(error)

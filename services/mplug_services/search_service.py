@@ -13,6 +13,7 @@ import numpy as np
 from grpc import aio
 from numpy.typing import NDArray
 
+from mplug_api.v1 import generation_pb2
 from mplug_api.v1 import search_service_pb2 as pb
 from mplug_api.v1.search_service_pb2_grpc import SearchServiceServicer
 from mplug_index.types import QueryPart, ScoredPoint
@@ -22,7 +23,15 @@ from mplug_services.collection_store import CollectionStore
 from mplug_services.config import ServeConfig
 from mplug_services.embedder import SEARCH_PATIENCE, EmbedBatch, Embedder, EmbedderSlot, StageSeconds
 from mplug_services.errors import ServiceError, error_status, invalid_argument, to_failure
+from mplug_services.generation_options import GenerationSettings, read_options
+from mplug_services.generator import Generator
+from mplug_services.hit_refiner import Hit, RerankedHits, caption_hits, rerank_hits
 from mplug_services.image_reader import ImageReader, ImageSource
+from mplug_services.kept_pictures import KeptPictures
+from mplug_services.rerank_service import stop_time
+from mplug_services.reranker import Reranker
+from mplug_services.score_fusion import ScoreFusion
+from mplug_services.slot import Slot
 from mplug_services.tasks import both
 from mplug_services.wire_filter import read_filter
 
@@ -37,6 +46,13 @@ _KEEP: Mapping[int, ingest.KeepImages | None] = {
     pb.KEEP_IMAGES_THUMBNAIL: ingest.KeepImages.THUMBNAIL,
 }
 
+_FUSIONS: Mapping[int, ScoreFusion] = {
+    pb.SCORE_FUSION_UNSPECIFIED: ScoreFusion.MATCH,
+    pb.SCORE_FUSION_MATCH: ScoreFusion.MATCH,
+    pb.SCORE_FUSION_SUM: ScoreFusion.SUM,
+    pb.SCORE_FUSION_RECIPROCAL_RANK: ScoreFusion.RECIPROCAL_RANK,
+}
+
 
 class SearchService(SearchServiceServicer):
     """The servicer. RPC names are those of the API (N802).
@@ -48,6 +64,9 @@ class SearchService(SearchServiceServicer):
         reader: reads pictures that are named by uri.
         config: limits.
         draining: set when the server is about to stop: streams then take nothing more.
+        pictures: reads the pictures behind hits.
+        rerankers: where the reranker is once its model is loaded; asked by searches that rerank.
+        captioners: the same of captions.
     """
 
     def __init__(
@@ -58,6 +77,10 @@ class SearchService(SearchServiceServicer):
         reader: ImageReader,
         config: ServeConfig,
         draining: asyncio.Event,
+        *,
+        pictures: KeptPictures,
+        rerankers: Slot[Reranker],
+        captioners: Slot[Generator],
     ) -> None:
         self._slot = slot
         self._collections = collections
@@ -65,28 +88,88 @@ class SearchService(SearchServiceServicer):
         self._reader = reader
         self._config = config
         self._draining = draining
+        self._pictures = pictures
+        self._rerankers = rerankers
+        self._captioners = captioners
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:  # noqa: N802
-        """Embed the query's parts and find the nearest points."""
+        """Embed the query's parts, find the nearest points, and refine them as asked."""
         started = time.monotonic()
+        deadline = wire.read_deadline(context)
         embedder = self._slot.get()
         parts = _read_parts(request.parts, self._config)
         top_k = wire.read_limited(request.top_k, "top_k", DEFAULT_TOP_K, self._config.max_top_k)
         where = read_filter(request.filter) if request.HasField("filter") else None
+        wishes = self._read_wishes(request, parts)
         if parts.texts or parts.images:
             await self._pool.run(self._collections.check_model, request.collection, embedder.model)
-        seconds, truncated = await self._embed(embedder, parts, wire.read_deadline(context))
+        seconds, truncated = await self._embed(embedder, parts, deadline)
         searched = time.monotonic()
-        hits = await self._pool.run(
-            self._collections.database.query, request.collection, parts.finished(), top_k=top_k, filter=where
+        points = await self._pool.run(
+            self._collections.database.query,
+            request.collection,
+            parts.finished(),
+            top_k=max(top_k, wishes.rerank_count),
+            filter=where,
         )
         seconds = seconds.join(StageSeconds(index=time.monotonic() - searched))
+        refined = await self._refine(wishes, points, top_k, deadline)
         return pb.SearchResponse(
-            hits=[_write_hit(hit) for hit in hits],
+            hits=[_write_hit(hit) for hit in refined.hits],
             model=wire.write_model(embedder.model),
-            timings=wire.write_timings(seconds, started),
+            timings=wire.write_timings(seconds.join(refined.seconds), started),
             truncated_parts=truncated,
+            reranked_count=refined.reranked_count,
+            rerank_model=wire.write_model(wishes.reranker.model) if wishes.reranker else None,
         )
+
+    def _read_wishes(self, request: pb.SearchRequest, parts: _Parts) -> _Wishes:
+        if request.score_fusion not in _FUSIONS:
+            raise invalid_argument(
+                "score_fusion",
+                f"{request.score_fusion} is no known ScoreFusion",
+                reason="UNKNOWN_SCORE_FUSION",
+            )
+        wishes = _Wishes(fusion=_FUSIONS[request.score_fusion])
+        if request.rerank_top_k:
+            wishes.rerank_count = wire.read_limited(
+                request.rerank_top_k, "rerank_top_k", 0, self._config.max_batch_size
+            )
+            wishes.text = _text_to_rerank(parts)
+            wishes.reranker = self._rerankers.get()
+        if request.caption_results:
+            wishes.captioner = self._captioners.get()
+            wishes.caption_settings = read_options(
+                generation_pb2.GenerationOptions(),
+                wishes.captioner.decoder,
+                "caption_results",
+                max_sequences=self._config.max_sequences,
+            )
+        return wishes
+
+    async def _refine(
+        self, wishes: _Wishes, points: Sequence[ScoredPoint], top_k: int, deadline: float | None
+    ) -> RerankedHits:
+        refined = RerankedHits([Hit(point) for point in points], 0, StageSeconds())
+        stop_at = stop_time(deadline)
+        if wishes.reranker is not None:
+            half = stop_at
+            if stop_at is not None and wishes.captioner is not None:  # the other half is for captions
+                half = (time.monotonic() + stop_at) / 2
+            refined = await rerank_hits(
+                wishes.reranker,
+                wishes.text,
+                points,
+                count=wishes.rerank_count,
+                fusion=wishes.fusion,
+                stop_at=half,
+            )
+        hits = refined.hits[:top_k]
+        if wishes.captioner is not None and wishes.caption_settings is not None:
+            hits = await caption_hits(
+                wishes.captioner, wishes.caption_settings, self._pictures, hits, stop_at=stop_at
+            )
+        return RerankedHits(hits, refined.reranked_count, refined.seconds)
 
     async def _embed(
         self, embedder: Embedder, parts: _Parts, deadline: float | None
@@ -148,6 +231,18 @@ class SearchService(SearchServiceServicer):
 
 
 @dataclass(slots=True)
+class _Wishes:
+    """What is to be done with the hits."""
+
+    fusion: ScoreFusion
+    rerank_count: int = 0
+    text: str = ""
+    reranker: Reranker | None = None
+    captioner: Generator | None = None
+    caption_settings: GenerationSettings | None = None
+
+
+@dataclass(slots=True)
 class _Parts:
     """A query's parts by place, on their way to vectors."""
 
@@ -203,8 +298,26 @@ def _take(parts: _Parts, places: Sequence[int], batch: EmbedBatch, kind: str) ->
         parts.vectors[place] = outcome.vector
 
 
-def _write_hit(hit: ScoredPoint) -> pb.SearchHit:
-    return pb.SearchHit(id=hit.point.id, score=hit.score, payload=wire.write_payload(hit.point.payload))
+def _text_to_rerank(parts: _Parts) -> str:
+    """The query's only text."""
+    texts = [(parts.weights[place], text) for place, text in parts.texts.items()]
+    if len(texts) != 1 or texts[0][0] < 0:
+        raise invalid_argument(
+            "rerank_top_k",
+            f"the query has {len(texts)} texts; hits are reranked by exactly one, of positive weight",
+            reason="RERANK_NEEDS_ONE_TEXT",
+        )
+    return texts[0][1]
+
+
+def _write_hit(hit: Hit) -> pb.SearchHit:
+    return pb.SearchHit(
+        id=hit.point.point.id,
+        score=hit.point.score,
+        payload=wire.write_payload(hit.point.point.payload),
+        match_probability=hit.match_probability,
+        caption=hit.caption,
+    )
 
 
 async def _read_items(

@@ -1,10 +1,26 @@
-"""What the services know of the loaded model: everything but its tensors."""
+"""What the services know of the loaded models: everything but their tensors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mplug.text.tokenizer import Tokenizer
+from mplug.config import GenerationDefaults
+from mplug.text.tokenizer import Tokenizer, WordPieceTokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderFacts:
+    """What there is to know of a model's text decoder."""
+
+    tokenizer: WordPieceTokenizer
+    """Turns ids back into text."""
+    bos_id: int
+    """Token id that starts a text."""
+    vocab_size: int
+    max_positions: int
+    """Longest text in tokens, prompt and start included."""
+    defaults: GenerationDefaults
+    """The checkpoint's own settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,10 +29,14 @@ class ServedModel:
 
     name: str
     """The folder's name, or open_clip's."""
+    task: str = "retrieval"
+    """`retrieval`, `rerank`, `caption` or `vqa`."""
     fingerprint: str
-    """sha256, in hex, of the tensors, tokenizer and preprocessing that make its vectors."""
-    embed_dim: int
-    """Width E of its vectors."""
+    """sha256, in hex, of the tensors, tokenizer and preprocessing that make its answers."""
+    vision_fingerprint: str = ""
+    """The same of its vision tower alone; of the reranker, whose image tokens are kept."""
+    embed_dim: int = 0
+    """Width E of its vectors; 0 where it makes none."""
     device: str
     """As `cpu` or `cuda:0`."""
     dtype: str
@@ -26,3 +46,5 @@ class ServedModel:
     image_size: int
     """Side R of the square that pictures become, in pixels."""
     tokenizer: Tokenizer
+    decoder: DecoderFacts | None = None
+    """Of models that make texts."""

@@ -20,46 +20,28 @@ from grpc_health.v1._async import HealthServicer  # `health.aio`, by the name th
 from grpc_reflection.v1alpha import reflection
 
 from mplug.images import ImageLimits
-from mplug_api.v1 import (
-    embedding_service_pb2,
-    embedding_service_pb2_grpc,
-    index_service_pb2,
-    index_service_pb2_grpc,
-    model_service_pb2,
-    model_service_pb2_grpc,
-    search_service_pb2,
-    search_service_pb2_grpc,
-)
 from mplug_index.errors import DatabaseLockedError, PictureAccessError, StorageError
 from mplug_index.pictures import PictureRoot
+from mplug_services import token_cache
 from mplug_services.blocking import BlockingPool
 from mplug_services.config import ServeConfig
-from mplug_services.embedder import Embedder, EmbedderSlot
-from mplug_services.embedding_service import EmbeddingService
 from mplug_services.engine_seam import Engine
-from mplug_services.errors import unavailable
 from mplug_services.image_reader import ImageReader
-from mplug_services.index_service import IndexService
 from mplug_services.interceptor import ErrorInterceptor, RpcCounter
+from mplug_services.kept_pictures import KeptPictures
 from mplug_services.listen import StartupError, channel_options, listen
-from mplug_services.model_service import ModelService
 from mplug_services.prepare import Preparer
+from mplug_services.registration import FULL_NAMES, Parts, Slots, add_services, fill_slots, selected, served
+from mplug_services.rerank_work import MAX_BATCH_VISUAL_TOKENS
 from mplug_services.scheduler import Scheduler
-from mplug_services.search_service import SearchService
 from mplug_services.storage import Storage
+from mplug_services.token_cache import TokenCache, TokenStorage
 from mplug_services.work import WorkKind
 
 logger = logging.getLogger(__name__)
 
-FULL_NAMES = {
-    "embedding": embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name,
-    "index": index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name,
-    "search": search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
-    "model": model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
-}
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-LOADING_RETRY_SECONDS = 1.0
 WATCHER_SECONDS = 0.5
 """How long a stop lets watchers of health leave by themselves."""
 MAX_WAITING_INDEX_CALLS = 256
@@ -70,23 +52,18 @@ class Server:
 
     Args:
         config: settings.
-        engine: what runs the model; None: a ModelWorker for the configured model, where a service needs one.
-
+        engine: what runs the models; None: a ModelWorker for the configured ones, where a service needs any.
     """
 
     def __init__(self, config: ServeConfig, *, engine: Engine | None = None) -> None:
         self.config = config
-        self.names = [name for name in FULL_NAMES if name in config.services or name == "model"]
+        self.names = served(config)
+        """Short names of the services that answer; those without their model only say so."""
         self.address = ""
         """`host:port` that clients connect to; known after `start`."""
         self.storage: Storage | None = None
         """The data, where a service needs it; open after `start`."""
         self._engine = engine if engine is not None or not config.needs_model else _model_worker(config)
-        self._slot = EmbedderSlot(
-            lambda: unavailable(
-                "MODEL_LOADING", "the model is being loaded; try again", retry_seconds=LOADING_RETRY_SECONDS
-            )
-        )
         self._health = HealthServicer()
         self._counter = RpcCounter()
         self._draining = asyncio.Event()
@@ -110,19 +87,21 @@ class Server:
             raise
 
     async def _start(self) -> None:
-        await self._set_health(NOT_SERVING, self.names)
+        await self._set_health(NOT_SERVING, selected(self.config))
         pool = BlockingPool(self.config.num_index_workers, MAX_WAITING_INDEX_CALLS)
         self._closing.callback(pool.close)
         if self.config.needs_index:
             self.storage = await pool.run(_open_storage, self.config)
             self._closing.push_async_callback(pool.run, self.storage.close)
-        limits = ImageLimits(max_bytes=self.config.max_image_bytes, max_pixels=self.config.max_image_pixels)
-        self._preparer = Preparer(limits, self.config.num_prepare_workers)
-        self._closing.callback(self._preparer.close)
+        self._parts = await self._make_parts(pool)
         self._grpc = aio.server(
             interceptors=[ErrorInterceptor(self._counter)], options=channel_options(self.config)
         )
-        self._add_services(pool)
+        add_services(self._grpc, self._parts)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if self.config.reflection:
+            names = [*self.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            reflection.enable_server_reflection(names, self._grpc)
         self.address = listen(self._grpc, self.config)
         await self._grpc.start()
         self._closing.push_async_callback(self._grpc.stop, 0)
@@ -137,14 +116,19 @@ class Server:
             MplugError: the model could not be loaded; whatever `mplug.load` says.
         """
         if self._engine is not None:
-            model = await asyncio.shield(asyncio.wrap_future(self._engine.ready))
-            self._slot.fill(Embedder(model, self._engine, self._preparer))
+            models = await asyncio.shield(asyncio.wrap_future(self._engine.ready))
+            fill_slots(self._parts, models, self._engine)
         await self._set_health(SERVING, [*self.names, ""])
 
     @property
     def queue_length(self) -> int:
         """Items that wait for the model."""
         return 0 if self._engine is None else len(self._engine.scheduler)
+
+    @property
+    def calls_under_way(self) -> int:
+        """RPCs of our own services that have not ended."""
+        return self._counter.count
 
     def begin_drain(self) -> None:
         """Let streams take nothing more; the first step of a stop."""
@@ -166,26 +150,22 @@ class Server:
             await asyncio.to_thread(self._engine.stop, self.config.grace_seconds)
         await self._closing.aclose()
 
-    def _add_services(self, pool: BlockingPool) -> None:
-        root = None if self.config.image_root is None else _open_root(self.config.image_root)
-        reader = ImageReader(root, pool, self.config.max_image_bytes)
-        if "embedding" in self.names:
-            embedding = EmbeddingService(self._slot, reader, self.config)
-            embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(embedding, self._grpc)
-        if "index" in self.names and self.storage is not None:
-            index = IndexService(self.storage.database, pool, self.config)
-            index_service_pb2_grpc.add_IndexServiceServicer_to_server(index, self._grpc)
-        if "search" in self.names and self.storage is not None:
-            search = SearchService(
-                self._slot, self.storage.collections, pool, reader, self.config, self._draining
-            )
-            search_service_pb2_grpc.add_SearchServiceServicer_to_server(search, self._grpc)
-        model = ModelService(self._slot, self.config, self.full_names)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        if self.config.reflection:
-            names = [*self.full_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, self._grpc)
+    async def _make_parts(self, pool: BlockingPool) -> Parts:
+        config = self.config
+        root = None if config.image_root is None else _open_root(config.image_root)
+        limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
+        preparer = Preparer(limits, config.num_prepare_workers)
+        self._closing.callback(preparer.close)
+        tokens = None
+        if "rerank" in config.sources:
+            tokens = await pool.run(_open_token_cache, config)
+            self._closing.push_async_callback(pool.run, tokens.close)
+        reader = ImageReader(root, pool, config.max_image_bytes)
+        kept = None if self.storage is None else self.storage.collections.pictures
+        pictures = KeptPictures(kept, reader, pool)
+        return Parts(
+            config, Slots(config), pool, preparer, reader, pictures, self.storage, tokens, self._draining
+        )
 
     async def _set_health(
         self, status: health_pb2.HealthCheckResponse.ServingStatus, names: list[str]
@@ -243,14 +223,33 @@ async def running_server(
 
 def _model_worker(config: ServeConfig) -> Engine:
     # Imported here: a server of the index alone needs no torch.
-    from mplug_services.engine import ModelWorker, model_loader
+    from mplug_services.engine import ModelWorker
+    from mplug_services.runners.models import model_loader
 
-    scheduler = Scheduler(
-        config.queue_size,
-        {WorkKind.IMAGE: config.max_batch_pixels, WorkKind.TEXT: config.max_batch_tokens},
+    load = model_loader(config.sources, config.device, config.dtype)
+    return ModelWorker(load, make_scheduler(config), num_threads=config.torch_threads)
+
+
+def make_scheduler(config: ServeConfig) -> Scheduler:
+    """The queue that a configuration asks for."""
+    budgets = {
+        WorkKind.IMAGE: config.max_batch_pixels,
+        WorkKind.TEXT: config.max_batch_tokens,
+        WorkKind.CAPTION: config.max_batch_pixels,
+        WorkKind.ANSWER: config.max_batch_pixels,
+        WorkKind.ENCODE: config.max_batch_pixels,
+        WorkKind.RERANK: MAX_BATCH_VISUAL_TOKENS,
+    }
+    return Scheduler(config.queue_size, budgets)
+
+
+def _open_token_cache(config: ServeConfig) -> TokenCache:
+    return TokenCache(
+        TokenStorage(config.token_cache),
+        memory_bytes=config.token_cache_memory_bytes,
+        folder=config.data_dir / token_cache.FOLDER,
+        disk_bytes=config.token_cache_disk_bytes,
     )
-    load = model_loader(config.model, config.device, config.dtype)
-    return ModelWorker(load, scheduler, num_threads=config.torch_threads)
 
 
 def _open_storage(config: ServeConfig) -> Storage:

@@ -6,18 +6,34 @@ Times are seconds of `time.monotonic()`.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+ValueT = TypeVar("ValueT")
 
 
 class WorkKind(StrEnum):
     """What a quantum consists of; one quantum holds items of one kind."""
 
     IMAGE = "image"
+    """Pictures to vectors."""
     TEXT = "text"
+    """Texts to vectors."""
+    CAPTION = "caption"
+    """Pictures to sentences."""
+    ANSWER = "answer"
+    """Pictures and questions to answers."""
+    ENCODE = "encode"
+    """Pictures to the reranker's image tokens."""
+    RERANK = "rerank"
+    """Texts with pictures' tokens to probabilities of a match."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,12 +48,17 @@ class WorkItem:
     @property
     def kind(self) -> WorkKind:
         """The kind of quantum that serves it."""
-        raise TypeError(f"{type(self).__name__} is not a kind of work; use EmbedImage or EmbedText")
+        raise TypeError(f"{type(self).__name__} is not a kind of work; use one of its subclasses")
 
     @property
     def cost(self) -> int:
-        """What it weighs against the budget of its kind, if it ran alone."""
-        raise TypeError(f"{type(self).__name__} is not a kind of work; use EmbedImage or EmbedText")
+        """What it weighs against the budget of its kind, if it ran alone; a batch costs its longest times its rows."""
+        raise TypeError(f"{type(self).__name__} is not a kind of work; use one of its subclasses")
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Items of one kind run together where these are equal; None: with all that have None."""
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,14 +101,63 @@ class EmbedText(WorkItem):
 class WorkResult:
     """What the model made of one item."""
 
-    vector: NDArray[np.float32]
-    """float32 (E,), L2-normalised."""
+    value: object
+    """What its kind of work gives; of an embedding the vector, float32 (E,), L2-normalised."""
     queue_seconds: float
-    """From its submission to the start of its quantum."""
+    """From its submission to the start of its first quantum."""
     forward_seconds: float
-    """How long its quantum took."""
+    """How long the quanta of its batch took, to its settlement."""
     quantum: int
-    """Number of the quantum that served it; items of one quantum share `forward_seconds`."""
+    """Number of the first quantum of its batch, whose items share `forward_seconds`."""
+
+    @property
+    def vector(self) -> NDArray[np.float32]:
+        """The value of an embedding."""
+        return self.expect(np.ndarray)
+
+    def expect(self, kind: type[ValueT]) -> ValueT:
+        """Return the value, which is of this type."""
+        assert isinstance(self.value, kind), type(self.value)
+        return self.value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Progress:
+    """What a runner reports of an item that goes on; see `runners.runner.Deliver`."""
+
+    value: object
+
+
+class ResultFuture(Future[WorkResult]):
+    """An item's future, whose caller may leave while it runs: `cancel` then says False, and the work ends soon.
+
+    Args:
+        progress: called in the worker's thread with what is reported before the result; must be quick.
+    """
+
+    def __init__(self, progress: Callable[[object], None] | None = None) -> None:
+        super().__init__()
+        self._progress = progress
+        self.abandoned = False
+        """Whether nobody waits any more."""
+
+    def cancel(self) -> bool:
+        """Leave; True where the item had not begun to run."""
+        self.abandoned = True
+        return super().cancel()
+
+    def report(self, value: object) -> None:
+        """Tell who listens how it goes."""
+        if self._progress is not None and not self.abandoned:
+            self._progress(value)
+
+    def settle(self, outcome: WorkResult | Exception) -> None:
+        """Set the result or error, unless there is one already."""
+        with contextlib.suppress(InvalidStateError):
+            if isinstance(outcome, Exception):
+                self.set_exception(outcome)
+            else:
+                self.set_result(outcome)
 
 
 class WorkError(Exception):
@@ -123,4 +193,4 @@ class EngineStoppedError(WorkError):
 
 
 class NonFiniteError(WorkError):
-    """The model gave NaN or infinity; such a vector is never returned."""
+    """The model gave NaN or infinity; such a vector or text is never returned."""

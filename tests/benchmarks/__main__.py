@@ -4,11 +4,16 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import embedding, index
+from benchmarks import captioning, embedding, index, reranking
 from benchmarks.page import replace_section
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-SECTIONS: dict[str, Callable[[], str]] = {"served embedding": embedding.measure, "index": index.measure}
+SECTIONS: dict[str, Callable[[], str]] = {
+    "served embedding": embedding.measure,
+    "index": index.measure,
+    "captioning": captioning.measure,
+    "reranking": reranking.measure,
+}
 
 
 def main() -> None:

@@ -6,19 +6,31 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mplug.config import ImageEncoderConfig, MplugConfig, TextEncoderConfig
+from mplug.config import (
+    FusionEncoderConfig,
+    ImageEncoderConfig,
+    MplugConfig,
+    TextDecoderConfig,
+    TextEncoderConfig,
+)
 from mplug.preprocess import PreprocessConfig
 from mplug.retrieval import RetrievalModel
+from mplug.task_model import TaskModel
 from mplug.text.tokenizer import WordPieceTokenizer
 
+M = TypeVar("M", bound=TaskModel)
+
 GOLDEN = Path(__file__).parent
+CASES = ("caption_large", "retrieval_large", "vqa_base", "vqa_distill", "vqa_large", "vqa_stride6")
+WEIGHTS_OF = {"vqa_stride6": "vqa_large"}
+"""Cases that run another's weights under settings of their own."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,8 @@ class GoldenCase:
     name: str
     settings: dict[str, Any]
     bert: dict[str, Any]
+    described: dict[str, Any]
+    """The whole json: generation settings with their ids and scores, losses of a training step."""
     weights: dict[str, Tensor]
     io: dict[str, Tensor]
 
@@ -50,11 +64,16 @@ def small_vocab(size: int) -> list[str]:
 
 def read_case(name: str) -> GoldenCase:
     described = json.loads((GOLDEN / "mplug" / f"{name}.json").read_text())
+    weights = load_file(GOLDEN / "mplug" / f"{WEIGHTS_OF.get(name, name)}.state_dict.safetensors")
+    momentum = GOLDEN / "mplug" / f"{name}.state_dict_momentum.safetensors"
+    if momentum.is_file():
+        weights.update(load_file(momentum))
     return GoldenCase(
         name=name,
         settings=described["config_yaml"],
         bert=described["config_bert"],
-        weights=load_file(GOLDEN / "mplug" / f"{name}.state_dict.safetensors"),
+        described=described,
+        weights=weights,
         io=load_file(GOLDEN / "mplug" / f"{name}.io.safetensors"),
     )
 
@@ -73,6 +92,28 @@ def tiny_config(**changes: Any) -> MplugConfig:
         "preprocess": PreprocessConfig(image_size=32),
     }
     return MplugConfig(**{**values, **changes})
+
+
+def tiny_whole_config(**changes: Any) -> MplugConfig:
+    """A tiny model of every task: three asymmetric layers and a connected one, then two layers of decoder."""
+    values: dict[str, Any] = {
+        "fusion_encoder": FusionEncoderConfig(
+            hidden=48, layers=4, stride_layer=2, heads=4, ffn=64, memory_width=48
+        ),
+        "text_decoder": TextDecoderConfig(
+            vocab_size=130, hidden=48, layers=2, heads=4, ffn=64, positions=40, memory_width=48
+        ),
+    }
+    return tiny_config(**{**values, **changes})
+
+
+def tiny(kind: type[M], config: MplugConfig | None = None, *, seed: int = 0) -> M:
+    """Build a tiny model of a task; the same seed and configuration give the same weights."""
+    config = config or tiny_whole_config()
+    tokenizer = WordPieceTokenizer(small_vocab(130), max_length=config.max_text_tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind(config, tokenizer).eval()
 
 
 def tiny_model(

@@ -14,14 +14,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from golden.mplug_cases import GOLDEN, GoldenCase, read_case, small_vocab
+from golden.mplug_cases import CASES, GOLDEN, GoldenCase, read_case, small_vocab
+from mplug.captioning import CaptionModel
 from mplug.checkpoints import modelscope
 from mplug.encoders import Encoders
 from mplug.image_encoder import normalise
 from mplug.loading import load, load_encoders
 from mplug.preprocess import CLIP_MEAN, CLIP_STD, to_pixels
+from mplug.reranking import RerankModel
 from mplug.retrieval import RetrievalModel
 from mplug.text.tokenizer import WordPieceTokenizer
+from mplug.vqa import VqaModel
 
 TOLERANCE = 1e-5
 
@@ -31,7 +34,7 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
     return float((ours - reference).abs().max() / reference.abs().max())
 
 
-def golden_tower(model: Encoders, image: Tensor) -> tuple[Tensor, Tensor]:
+def golden_tower(model: Encoders | CaptionModel, image: Tensor) -> tuple[Tensor, Tensor]:
     """Tower and bridge on the golden picture, which is stored normalised."""
     tower = model.image_encoder.backbone(image)
     return tower, model.image_encoder.adapter(tower)
@@ -44,7 +47,7 @@ def golden_text(case: GoldenCase) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("vision_library", ["timm", "open_clip"])
 @pytest.mark.parametrize("wrapping", ["model", "module", "model.module", "prefix", "none"])
-@pytest.mark.parametrize("name", ["retrieval_large", "vqa_base", "caption_large"])
+@pytest.mark.parametrize("name", CASES)
 @torch.inference_mode()
 def test_encoders_give_the_reference_numbers(
     name: str, wrapping: str, vision_library: Literal["timm", "open_clip"], tmp_path: Path
@@ -85,6 +88,72 @@ def test_retrieval_gives_the_reference_embeddings(
     assert float(model.logit_scale.exp()) == pytest.approx(
         1 / float(retrieval_case.weights["temp"]), rel=1e-6
     )
+
+
+def golden_pair(model: Encoders, case: GoldenCase) -> tuple[Tensor, Tensor, Tensor]:
+    """Image tokens of the golden picture, ids and mask of the golden text."""
+    _, image_tokens = golden_tower(model, case.io["image"])
+    return image_tokens, *golden_text(case)
+
+
+@pytest.mark.parametrize("vision_library", ["timm", "open_clip"])
+@pytest.mark.parametrize("name", CASES)
+@torch.inference_mode()
+def test_fusion_gives_the_reference_states(
+    name: str, vision_library: Literal["timm", "open_clip"], tmp_path: Path
+) -> None:
+    case = read_case(name)
+    task: Any = "rerank" if name.startswith("retrieval") else "vqa"
+    model = load(case.write_modelscope(tmp_path), task=task, vision_library=vision_library)
+    assert isinstance(model, RerankModel | VqaModel)
+    image_tokens, ids, mask = golden_pair(model, case)
+    states = model.encode_text(ids, mask)
+    before = image_tokens.clone()
+
+    fused_image, fused_text = model.fusion_encoder(image_tokens, states, text_mask_BL=mask)
+
+    assert relative_error(fused_image, case.io["fusion_image"]) < TOLERANCE
+    assert relative_error(fused_text, case.io["fusion_text"]) < TOLERANCE
+    assert torch.equal(image_tokens, before)
+    assert model.report.unknown == ()
+
+
+@torch.inference_mode()
+def test_matching_gives_the_reference_scores(retrieval_case: GoldenCase, retrieval_folder: Path) -> None:
+    model = load(retrieval_folder, task="rerank")
+    pair = golden_pair(model, retrieval_case)
+    assert relative_error(model.itm_logits(*pair), retrieval_case.io["itm_logits"]) < TOLERANCE
+    assert relative_error(model.itm_scores(*pair), retrieval_case.io["itm_scores"][:, 1]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("vqa")])
+@torch.inference_mode()
+def test_answering_gives_the_reference_memory_and_logits(name: str, tmp_path: Path) -> None:
+    case = read_case(name)
+    model = load(case.write_modelscope(tmp_path), task="visual-question-answering")
+
+    memory, memory_mask = model.decoder_memory(*golden_pair(model, case))
+
+    assert relative_error(memory, case.io["decoder_memory"]) < TOLERANCE
+    assert torch.equal(memory_mask, case.io["decoder_memory_mask"].bool())
+    logits = model.text_decoder(
+        case.io["answer_input_ids"],
+        memory,
+        mask_BL=case.io["answer_attention_mask"].bool(),
+        memory_mask_BN=memory_mask,
+    )
+    assert relative_error(logits, case.io["decoder_logits"]) < TOLERANCE
+
+
+@torch.inference_mode()
+def test_captioning_gives_the_reference_logits_from_the_picture_alone(tmp_path: Path) -> None:
+    case = read_case("caption_large")
+    model = load(case.write_modelscope(tmp_path), task="image-captioning")
+    assert {name for name, _ in model.named_children()} == {"image_encoder", "text_decoder"}
+    _, image_tokens = golden_tower(model, case.io["image"])
+    answers, mask = case.io["answer_input_ids"], case.io["answer_attention_mask"].bool()
+    logits = model.text_decoder(answers, image_tokens, mask_BL=mask)
+    assert relative_error(logits, case.io["decoder_logits"]) < TOLERANCE
 
 
 @torch.inference_mode()

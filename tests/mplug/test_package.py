@@ -11,20 +11,27 @@ import mplug
 
 def test_exported_names() -> None:
     assert mplug.__all__ == [
+        "CaptionModel",
         "CheckpointError",
         "ConfigError",
         "ContrastiveModel",
+        "FusionEncoderConfig",
+        "GenerationConfig",
         "ImageEncoderConfig",
         "ImageError",
         "ImageLimits",
         "MplugConfig",
         "MplugError",
         "PreprocessConfig",
+        "RerankModel",
         "RetrievalModel",
+        "TextDecoderConfig",
         "TextEncoderConfig",
+        "VqaModel",
         "__version__",
         "decode_image",
         "load",
+        "pipeline",
         "to_pixels",
     ]
     for name in mplug.__all__:
@@ -44,6 +51,7 @@ def test_unknown_names() -> None:
         "import mplug; mplug.decode_image; mplug.to_pixels; mplug.ImageLimits; mplug.MplugError",
         "import mplug.text.tokenizer",
         "import mplug.config",
+        "import mplug; mplug.pipeline",
     ],
 )
 def test_no_torch(statement: str) -> None:

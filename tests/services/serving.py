@@ -28,6 +28,7 @@ from mplug_services.config import ServeConfig
 from mplug_services.engine import ModelWorker
 from mplug_services.scheduler import Scheduler
 from mplug_services.server import Server, running_server
+from mplug_services.server import make_scheduler as server_scheduler
 from mplug_services.work import EmbedImage, EmbedText, WorkKind
 
 
@@ -82,7 +83,7 @@ def make_scheduler(capacity: int = 64, images: int = 8, tokens: int = 64, **opti
 
 
 def make_worker(model: RetrievalModel, scheduler: Scheduler | None = None) -> ModelWorker:
-    return ModelWorker(lambda: model, make_scheduler() if scheduler is None else scheduler)
+    return ModelWorker(lambda: {"retrieval": model}, make_scheduler() if scheduler is None else scheduler)
 
 
 def image_item(value: int = 0, *, deadline: float | None = None, side: int = 32) -> EmbedImage:
@@ -133,11 +134,7 @@ async def tiny_server(
 ) -> AsyncIterator[tuple[Server, aio.Channel]]:
     """A real server of the tiny model (or of `model`) and a channel to it."""
     config = serve_config(folder, **changes)
-    scheduler = Scheduler(
-        config.queue_size,
-        {WorkKind.IMAGE: config.max_batch_pixels, WorkKind.TEXT: config.max_batch_tokens},
-    )
-    engine = make_worker(model or build_model(), scheduler)
+    engine = make_worker(model or build_model(), server_scheduler(config))
     async with (
         running_server(config, engine=engine) as server,
         aio.insecure_channel(server.address, options=[("grpc.max_send_message_length", -1)]) as channel,

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from mplug.errors import CheckpointError
 from mplug.retrieval import RetrievalModel
-from mplug_services.engine import ModelWorker, embed_batch, model_loader
+from mplug_services.engine import ModelWorker
+from mplug_services.runners.embed import embed_batch
+from mplug_services.runners.models import Models, model_loader
 from mplug_services.work import (
     DeadlineExceededError,
     EngineStoppedError,
@@ -88,7 +90,7 @@ def test_served_vectors_are_the_models_own(model: RetrievalModel) -> None:
 def test_what_is_known_of_the_model(model: RetrievalModel) -> None:
     worker = make_worker(model)
     worker.start()
-    served = worker.ready.result(WAIT)
+    served = worker.ready.result(WAIT)["retrieval"]
     worker.stop(WAIT)
     assert (served.name, served.embed_dim, served.image_size) == ("tiny", 16, 32)
     assert (served.device, served.dtype) == ("cpu", "float32")
@@ -206,7 +208,7 @@ def test_a_stop_that_runs_out_of_time_fails_what_is_left() -> None:
 
 
 def test_a_model_that_cannot_be_loaded_says_so() -> None:
-    def load() -> RetrievalModel:
+    def load() -> Models:
         raise CheckpointError("no such folder")
 
     worker = ModelWorker(load, make_scheduler())
@@ -235,4 +237,4 @@ def test_expired_items_cost_no_pass() -> None:
 
 def test_the_loader_loads_by_name() -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
-        model_loader("nowhere", "cpu", "float32")()
+        model_loader({"retrieval": "nowhere"}, "cpu", "float32")()

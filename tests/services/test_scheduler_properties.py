@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mplug_services.scheduler import Quantum, Scheduler
+from mplug_services.kind_queue import Quantum
+from mplug_services.scheduler import Scheduler
 from mplug_services.work import (
     DeadlineExceededError,
     QueueFullError,

@@ -15,8 +15,12 @@ from torch import Tensor
 from mplug.errors import CheckpointError
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
     """Read a torch file without running code from it, and take off the wrappings `model`, then `module`.
+
+    Args:
+        path: a file of `torch.save`.
+        shapes_only: read names, shapes and types, and leave the numbers on the disk (the meta device).
 
     Raises:
         CheckpointError: missing, not a torch file, holds other things than tensors, or no tensors at all.
@@ -24,7 +28,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path.name} is missing in {path.parent}; it holds the weights")
     try:
-        held: Any = torch.load(path, map_location="cpu", weights_only=True)
+        place = "meta" if shapes_only else "cpu"
+        held: Any = torch.load(path, map_location=place, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} cannot be read as weights only ({_first_line(error)}). It is damaged, or holds Python "

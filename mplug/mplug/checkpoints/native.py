@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from mplug.checkpoints.quantize import quantize, widen
 from mplug.checkpoints.report import load_strictly
 from mplug.config import MplugConfig
-from mplug.encoders import Encoders
 from mplug.errors import CheckpointError, ConfigError
+from mplug.task_model import TaskModel
 from mplug.text.tokenizer import WordPieceTokenizer
 
 CONFIG_FILE = "config.json"
@@ -22,13 +23,21 @@ WEIGHTS_FILE = "model.safetensors"
 VOCAB_FILE = "vocab.txt"
 
 # Parts of a whole model that one task holds and another does not.
-OTHER_PARTS = ("image_proj.", "text_proj.", "logit_scale", "fusion_encoder.", "text_decoder.", "itm_head.")
+OTHER_PARTS = (
+    "text_encoder.",
+    "image_proj.",
+    "text_proj.",
+    "logit_scale",
+    "fusion_encoder.",
+    "text_decoder.",
+    "itm_head.",
+)
 
-M = TypeVar("M", bound=Encoders)
+M = TypeVar("M", bound=TaskModel)
 
 
-def save(model: Encoders, folder: Path, *, storage: Literal["float32", "int8"] = "float32") -> None:
-    """Write a model to a folder of our own, making it where needed.
+def save(model: TaskModel, folder: Path, *, storage: Literal["float32", "int8"] = "float32") -> None:
+    """Write a model to a folder of our own, making it where needed: the modules that the model holds.
 
     Args:
         model: what to write, whatever its device.
@@ -40,17 +49,23 @@ def save(model: Encoders, folder: Path, *, storage: Literal["float32", "int8"] =
     if storage == "int8":
         tensors = quantize(tensors)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    text = json.dumps(model.config.to_dict(), indent=2, ensure_ascii=False)
+    config = dataclasses.replace(
+        model.config,
+        fusion_encoder=model.config.fusion_encoder if hasattr(model, "fusion_encoder") else None,
+        text_decoder=model.config.text_decoder if hasattr(model, "text_decoder") else None,
+    )
+    text = json.dumps(config.to_dict(), indent=2, ensure_ascii=False)
     (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     model.tokenizer.save(folder / VOCAB_FILE)
 
 
-def load(folder: Path, kind: type[M]) -> M:
+def load(folder: Path, kind: type[M], *, shapes_only: bool = False) -> M:
     """Read a folder of our own, in float32 on the CPU, in evaluation mode.
 
     Args:
         folder: holds the three files.
-        kind: `RetrievalModel`, or `Encoders` to leave the heads.
+        kind: the task's model, such as `RetrievalModel` or `VqaModel`; `Encoders` to leave the heads.
+        shapes_only: make the model on the meta device, to see whether everything is there.
 
     Raises:
         CheckpointError: a file is missing or broken, or the tensors do not fit the configuration.
@@ -59,9 +74,10 @@ def load(folder: Path, kind: type[M]) -> M:
     tokenizer = WordPieceTokenizer.from_file(
         folder / VOCAB_FILE, max_length=config.max_text_tokens, lower_case=config.lower_case
     )
-    stored = _read_tensors(folder / WEIGHTS_FILE)
+    stored = _read_tensors(folder / WEIGHTS_FILE, shapes_only)
     try:
-        model = kind(config, tokenizer)
+        with torch.device("meta" if shapes_only else "cpu"):
+            model = kind(config, tokenizer)
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
     tensors = widen(stored)
@@ -88,10 +104,20 @@ def read_config(path: Path) -> MplugConfig:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path, shapes_only: bool) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path.name} is missing in {path.parent}; it holds the weights")
     try:
-        return load_file(path)
+        return _read_shapes(path) if shapes_only else load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _read_shapes(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {key: _meta_tensor(file.get_slice(key)) for key in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def _meta_tensor(stored: Any) -> torch.Tensor:
+    kind = torch.int8 if stored.get_dtype() == "I8" else torch.float32
+    return torch.empty(stored.get_shape(), dtype=kind, device="meta")

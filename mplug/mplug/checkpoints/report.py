@@ -34,7 +34,7 @@ class LoadReport:
     mis_shaped: tuple[MisShaped, ...] = ()
     """Parameters whose stored shape differs."""
     unused: tuple[str, ...] = ()
-    """Keys that another task or training uses: momentum twins, queues, CLIP's text tower, fusion, decoder."""
+    """Keys that another task or training uses, or none: momentum twins, queues, CLIP's text tower, dead layers."""
     unknown: tuple[str, ...] = ()
     """Keys that nothing explains, by the checkpoint's names."""
 
@@ -51,6 +51,32 @@ class LoadReport:
         ]
         return "; ".join([counts, *troubles])
 
+    def shortfall(self) -> str:
+        """What stands between the checkpoint and the task, in one line; empty where nothing does."""
+        parts = []
+        if self.missing:
+            modules = sorted({key.split(".")[0] for key in self.missing})
+            parts.append(f"lacks {len(self.missing)} parameters of {', '.join(modules)}")
+        if self.mis_shaped:
+            parts.append(f"{len(self.mis_shaped)} have another shape: {self.mis_shaped[0]}")
+        return "; ".join(parts)
+
+
+class MismatchError(CheckpointError):
+    """Tensors that do not fit the model.
+
+    Attributes:
+        report: what is missing and what has another shape.
+    """
+
+    def __init__(self, message: str, report: LoadReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+    def __reduce__(self) -> tuple[type[MismatchError], tuple[str, LoadReport]]:
+        """Errors travel between processes, so they pickle with both their arguments."""
+        return type(self), (str(self), self.report)
+
 
 def load_strictly(
     model: nn.Module,
@@ -64,7 +90,7 @@ def load_strictly(
     """Fill a model's parameters and buffers from tensors under our names.
 
     Args:
-        model: receives the tensors; its dtypes stay.
+        model: receives the tensors; its dtypes stay. On the meta device it is only compared with them.
         tensors: by the model's own names; every one must belong to the model.
         where: the checkpoint, for messages.
         unused: keys already set aside, for the report.
@@ -72,7 +98,7 @@ def load_strictly(
         original_name: our name to the checkpoint's, for messages.
 
     Raises:
-        CheckpointError: a tensor that the model uses is missing or has another shape; the message lists them.
+        MismatchError: a tensor that the model uses is missing or has another shape; the message lists them.
     """
     wanted = {key: tensor for key, tensor in model.state_dict().items() if not _recomputable(key)}
     strays = tuple(key for key in tensors if key not in wanted and not _recomputable(key))
@@ -88,8 +114,9 @@ def load_strictly(
         unknown=tuple(sorted((*unknown, *strays))),
     )
     if report.missing or report.mis_shaped:
-        raise CheckpointError(_refusal(report, where, original_name))
-    model.load_state_dict({key: tensors[key] for key in report.loaded}, strict=False)
+        raise MismatchError(_refusal(report, where, original_name), report)
+    if not any(tensor.is_meta for tensor in wanted.values()):
+        model.load_state_dict({key: tensors[key] for key in report.loaded}, strict=False)
     return report
 
 

@@ -50,6 +50,34 @@ KEEP_IMAGES_THUMBNAIL: KeepImages.ValueType  # 3
 """A JPEG whose longer side is at most 512 px."""
 Global___KeepImages: _TypeAlias = KeepImages  # noqa: Y015
 
+class _ScoreFusion:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScoreFusionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScoreFusion.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCORE_FUSION_UNSPECIFIED: _ScoreFusion.ValueType  # 0
+    """read as MATCH"""
+    SCORE_FUSION_MATCH: _ScoreFusion.ValueType  # 1
+    """The match probability alone, as the reference does."""
+    SCORE_FUSION_SUM: _ScoreFusion.ValueType  # 2
+    """The sum of the match probability and the cosine."""
+    SCORE_FUSION_RECIPROCAL_RANK: _ScoreFusion.ValueType  # 3
+    """Reciprocal ranks of both, added."""
+
+class ScoreFusion(_ScoreFusion, metaclass=_ScoreFusionEnumTypeWrapper):
+    """What orders the hits that were reranked."""
+
+SCORE_FUSION_UNSPECIFIED: ScoreFusion.ValueType  # 0
+"""read as MATCH"""
+SCORE_FUSION_MATCH: ScoreFusion.ValueType  # 1
+"""The match probability alone, as the reference does."""
+SCORE_FUSION_SUM: ScoreFusion.ValueType  # 2
+"""The sum of the match probability and the cosine."""
+SCORE_FUSION_RECIPROCAL_RANK: ScoreFusion.ValueType  # 3
+"""Reciprocal ranks of both, added."""
+Global___ScoreFusion: _TypeAlias = ScoreFusion  # noqa: Y015
+
 @_typing.final
 class IngestOptions(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -335,9 +363,19 @@ class SearchRequest(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    RERANK_TOP_K_FIELD_NUMBER: _builtins.int
+    SCORE_FUSION_FIELD_NUMBER: _builtins.int
+    CAPTION_RESULTS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     top_k: _builtins.int
     """0 means 10."""
+    rerank_top_k: _builtins.int
+    """So many of the best hits are looked at again together with the query's text (RerankService); 0: none. The
+    query must have exactly one text. Reranking stops when the deadline is near and never fails a search.
+    """
+    score_fusion: Global___ScoreFusion.ValueType
+    caption_results: _builtins.bool
+    """Give each hit a caption."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryPart]:
         """At least one."""
@@ -351,10 +389,13 @@ class SearchRequest(_message.Message):
         parts: _abc.Iterable[Global___QueryPart] | None = ...,
         filter: _common_pb2.Filter | None = ...,
         top_k: _builtins.int = ...,
+        rerank_top_k: _builtins.int = ...,
+        score_fusion: Global___ScoreFusion.ValueType = ...,
+        caption_results: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "filter", b"filter", "parts", b"parts", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption_results", b"caption_results", "collection", b"collection", "filter", b"filter", "parts", b"parts", "rerank_top_k", b"rerank_top_k", "score_fusion", b"score_fusion", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -368,6 +409,10 @@ class SearchResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     TRUNCATED_PARTS_FIELD_NUMBER: _builtins.int
+    RERANKED_COUNT_FIELD_NUMBER: _builtins.int
+    RERANK_MODEL_FIELD_NUMBER: _builtins.int
+    reranked_count: _builtins.int
+    """How many hits were reranked; fewer than asked where the deadline came first."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchHit]:
         """Best first."""
@@ -380,6 +425,8 @@ class SearchResponse(_message.Message):
     def truncated_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Positions of query parts whose text was longer than the model reads."""
 
+    @_builtins.property
+    def rerank_model(self) -> _common_pb2.ModelVersion: ...
     def __init__(
         self,
         *,
@@ -387,10 +434,12 @@ class SearchResponse(_message.Message):
         model: _common_pb2.ModelVersion | None = ...,
         timings: _common_pb2.Timings | None = ...,
         truncated_parts: _abc.Iterable[_builtins.int] | None = ...,
+        reranked_count: _builtins.int = ...,
+        rerank_model: _common_pb2.ModelVersion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "rerank_model", b"rerank_model", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "model", b"model", "timings", b"timings", "truncated_parts", b"truncated_parts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "model", b"model", "rerank_model", b"rerank_model", "reranked_count", b"reranked_count", "timings", b"timings", "truncated_parts", b"truncated_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,9 +473,15 @@ class SearchHit(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    MATCH_PROBABILITY_FIELD_NUMBER: _builtins.int
+    CAPTION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     score: _builtins.float
     """Cosine of the query and the picture."""
+    match_probability: _builtins.float
+    """Probability that the picture matches the text; absent where the hit was not reranked."""
+    caption: _builtins.str
+    """Where captions were asked for and the picture is kept."""
     @_builtins.property
     def payload(self) -> _containers.MessageMap[_builtins.str, _common_pb2.Value]: ...
     def __init__(
@@ -435,11 +490,20 @@ class SearchHit(_message.Message):
         id: _builtins.str = ...,
         score: _builtins.float = ...,
         payload: _abc.Mapping[_builtins.str, _common_pb2.Value] | None = ...,
+        match_probability: _builtins.float | None = ...,
+        caption: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_match_probability", b"_match_probability", "caption", b"caption", "match_probability", b"match_probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "payload", b"payload", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_caption", b"_caption", "_match_probability", b"_match_probability", "caption", b"caption", "id", b"id", "match_probability", b"match_probability", "payload", b"payload", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__caption: _TypeAlias = _typing.Literal["caption"]  # noqa: Y015
+    _WhichOneofArgType__caption: _TypeAlias = _typing.Literal["_caption", b"_caption"]  # noqa: Y015
+    _WhichOneofReturnType__match_probability: _TypeAlias = _typing.Literal["match_probability"]  # noqa: Y015
+    _WhichOneofArgType__match_probability: _TypeAlias = _typing.Literal["_match_probability", b"_match_probability"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__caption) -> _WhichOneofReturnType__caption | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__match_probability) -> _WhichOneofReturnType__match_probability | None: ...
 
 Global___SearchHit: _TypeAlias = SearchHit  # noqa: Y015

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from mplug_index.errors import IndexStoreError
-from mplug_services.cli import demo, embed, info, ingest, search, serve, train
+from mplug_services.cli import ask, caption, demo, embed, info, ingest, models, search, serve, train
 from mplug_services.cli.common import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, CliError, describe
 from mplug_services.client import ClientError
 
@@ -13,7 +13,10 @@ COMMANDS = {
     "serve": serve,
     "ingest": ingest,
     "search": search,
+    "caption": caption,
+    "ask": ask,
     "info": info,
+    "models": models,
     "embed": embed,
     "train": train,
     "demo": demo,

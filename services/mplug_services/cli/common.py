@@ -2,9 +2,20 @@
 
 import argparse
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mplug_services.client import Client, ClientError, RetryPolicy, TlsOptions, UnavailableError
 
@@ -18,6 +29,17 @@ DEFAULT_ADDRESS = "localhost:50051"
 
 RETRY = RetryPolicy(max_attempts=4, initial_backoff=0.2)
 """A person waits: a server that is not there is reported after about a second."""
+
+
+_SHOWN_REFUSALS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that cannot be done as an item, and why."""
+
+    id: str
+    reason: str
 
 
 class CliError(Exception):
@@ -77,3 +99,26 @@ def messages() -> Console:
 def results() -> Console:
     """Where the result goes."""
     return Console(highlight=False)
+
+
+def progress_bar(console: Console) -> Progress:
+    """How far a batch of many items is, and how long it will take."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def report_refusals(
+    console: Console, refusals: Sequence[Refusal], verb: str, *, remedy: str = "the results name them all"
+) -> None:
+    """Names the first items that were refused, or failed, with their reasons."""
+    for refusal in refusals[:_SHOWN_REFUSALS]:
+        console.print(f"{verb} {refusal.id}: {refusal.reason}", style="yellow", markup=False, soft_wrap=True)
+    if len(refusals) > _SHOWN_REFUSALS:
+        console.print(f"… and {len(refusals) - _SHOWN_REFUSALS} more; {remedy}", style="yellow")

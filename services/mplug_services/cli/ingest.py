@@ -12,28 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from mplug_services.cli.common import (
     EXIT_OK,
     EXIT_REFUSED,
+    Refusal,
     add_connection_arguments,
     connect,
     messages,
+    progress_bar,
+    report_refusals,
 )
-from mplug_services.cli.sources import Found, Refusal, find_items
+from mplug_services.cli.sources import Found, find_items
 from mplug_services.client import Client, IngestItem, KeepImages, NotFoundError
 
 _LOOKUP_BATCH = 1000
-_SHOWN_REFUSALS = 20
 
 
 @dataclass(slots=True)
@@ -102,7 +95,7 @@ def ingest_items(
     refused = [item for item in items if isinstance(item, Refusal)]
     good = [item for item in items if isinstance(item, IngestItem)]
     summary = Summary(found=len(items), refused=refused)
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         bar = progress.add_task(collection, total=len(good))
         missing = good if replace else list(_missing(client, collection, good))
         summary.present = len(good) - len(missing)
@@ -115,7 +108,7 @@ def ingest_items(
                 summary.present += 1
             else:
                 summary.added += 1
-    _report(console, refused)
+    report_refusals(console, refused, "refused", remedy="--json names them all")
     return summary
 
 
@@ -138,22 +131,3 @@ def _missing(client: Client, collection: str, items: Sequence[IngestItem]) -> It
             return
         wanted = set(missing)
         yield from (item for item in batch if item.id in wanted)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
-def _report(console: Console, refused: Sequence[Refusal]) -> None:
-    for refusal in refused[:_SHOWN_REFUSALS]:
-        console.print(f"refused {refusal.id}: {refusal.reason}", style="yellow", markup=False, soft_wrap=True)
-    if len(refused) > _SHOWN_REFUSALS:
-        console.print(f"… and {len(refused) - _SHOWN_REFUSALS} more; --json names them all", style="yellow")

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from mplug_services.cli.common import (
@@ -18,7 +19,7 @@ from mplug_services.cli.common import (
 )
 from mplug_services.cli.conditions import HELP as FILTER_HELP
 from mplug_services.cli.conditions import parse_filter
-from mplug_services.client import Part, Payload, PayloadValue, SearchResult
+from mplug_services.client import Part, Payload, PayloadValue, ScoreFusion, SearchResult
 
 UNLIKE_WEIGHT = -0.5
 
@@ -57,6 +58,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--filter", action="append", default=[], metavar="CONDITION", help=FILTER_HELP.replace("%", "%%")
     )
     parser.add_argument("-k", "--top-k", type=int, default=10, metavar="N", help="how many (default: 10)")
+    reranking = parser.add_argument_group("a second look, by the model that sees picture and text together")
+    reranking.add_argument(
+        "--rerank",
+        type=int,
+        default=0,
+        metavar="K",
+        help="so many of the best hits are ordered anew (default: 0)",
+    )
+    reranking.add_argument(
+        "--fusion",
+        choices=[str(each) for each in ScoreFusion if each is not ScoreFusion.SERVER_DEFAULT],
+        default=str(ScoreFusion.SERVER_DEFAULT),
+        help="what orders them (default: the server's setting)",
+    )
+    parser.add_argument("--captions", action="store_true", help="give each hit a caption")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_connection_arguments(parser)
 
@@ -67,10 +83,28 @@ def run(options: argparse.Namespace) -> int:
     filter = parse_filter(options.filter)
     if options.top_k < 1:
         raise UsageError(f"-k takes a number of pictures from 1 on, not {options.top_k}")
+    if options.rerank < 0:
+        raise UsageError(f"--rerank takes a number of hits, not {options.rerank}")
+    if options.rerank and options.text is None:
+        raise UsageError("--rerank matches pictures with a text: give a TEXT")
     with connect(options) as client:
-        result = client.search(options.collection, parts=parts, filter=filter, top_k=options.top_k)
+        result = client.search(
+            options.collection,
+            parts=parts,
+            filter=filter,
+            top_k=options.top_k,
+            rerank_top_k=options.rerank,
+            score_fusion=ScoreFusion(options.fusion),
+            caption_results=options.captions,
+        )
     if result.truncated_parts:
         messages().print("The text is longer than the model reads; its end was left out.", style="yellow")
+    if result.reranked_count < min(options.rerank, len(result.hits)):
+        messages().print(
+            f"{result.reranked_count} of {min(options.rerank, len(result.hits))} hits were reranked; a longer "
+            "--timeout reaches more.",
+            style="yellow",
+        )
     if options.json:
         print(json.dumps(asdict(result), ensure_ascii=False, default=_json_value))
     else:
@@ -117,10 +151,18 @@ def result_table(result: SearchResult, title: str | None = None) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", expand=False)
     table.add_column("#", justify="right", style="dim", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
+    reranked = any(hit.match_probability is not None for hit in result.hits)
+    if reranked:
+        table.add_column("match", justify="right", no_wrap=True)
+    captioned = any(hit.caption is not None for hit in result.hits)
+    if captioned:
+        table.add_column("caption", overflow="fold", min_width=16, max_width=60)
     table.add_column("shows", overflow="fold", min_width=16, max_width=60)
     table.add_column("id", overflow="fold", min_width=20)
     for rank, hit in enumerate(result.hits, start=1):
-        table.add_row(str(rank), f"{hit.score:.3f}", payload_text(hit.payload), hit.id)
+        match = "" if hit.match_probability is None else f"{hit.match_probability:.3f}"
+        optional = [*([match] if reranked else []), *([escape(hit.caption or "")] if captioned else [])]
+        table.add_row(str(rank), f"{hit.score:.3f}", *optional, payload_text(hit.payload), hit.id)
     return table
 
 
@@ -135,9 +177,8 @@ def timing_line(result: SearchResult) -> str:
     timings = result.timings
     stages = ("prepare", "queue", "forward", "index")
     parts = [f"{stage} {getattr(timings, stage) * 1000:.1f}" for stage in stages]
-    return (
-        f"{len(result.hits)} hits in {timings.total * 1000:.1f} ms ({', '.join(parts)}) · {result.model.name}"
-    )
+    models = [result.model.name, *([result.rerank_model.name] if result.rerank_model else [])]
+    return f"{len(result.hits)} hits in {timings.total * 1000:.1f} ms ({', '.join(parts)}) · {' + '.join(models)}"
 
 
 def _text(value: PayloadValue) -> str:

@@ -3,24 +3,15 @@
 import glob
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from mplug_services.cli.common import UsageError
+from mplug_services.cli.common import Refusal, UsageError
 from mplug_services.cli.conditions import parse_time
 from mplug_services.client import IngestItem, PayloadValue
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Names that are taken for pictures inside a folder or a pattern; a file that is named is always taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Something that cannot become an item, and why."""
-
-    id: str
-    reason: str
 
 
 Found: TypeAlias = IngestItem | Refusal

@@ -1,21 +1,38 @@
 """The client for asyncio code: the same methods as Client, awaitable."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
-import grpc
-from google.protobuf.message import Message
-
-from mplug_api.v1 import search_service_pb2
+from mplug_api.v1.caption_service_pb2 import StreamCaptionResponse
+from mplug_api.v1.vqa_service_pb2 import StreamAnswerResponse
 from mplug_index.filters import Filter
 from mplug_index.types import CollectionInfo, Metric, Point, ScoredPoint
-from mplug_services.client import embedding_flows, index_flows, model_flows, search_flows, transport
-from mplug_services.client.calls import Call, Flow, T, step
-from mplug_services.client.errors import UnavailableError, from_rpc_error
-from mplug_services.client.ingest import IngestSession, Pause, Step, StreamBroken, ended_early
-from mplug_services.client.retry import DEFAULT_RETRY, Attempts, RetryPolicy
+from mplug_services.client import (
+    caption_flows,
+    embedding_flows,
+    index_flows,
+    model_flows,
+    rerank_flows,
+    search_flows,
+    transport,
+    vqa_flows,
+)
+from mplug_services.client.async_connection import AsyncConnection
+from mplug_services.client.generation_types import (
+    GenerationOptions,
+    Question,
+    RankOutcome,
+    RerankResult,
+    ScoreFusion,
+    TextOutcome,
+    TextProgress,
+)
+from mplug_services.client.generation_wire import progress_from_wire
+from mplug_services.client.ingest import IngestSession
+from mplug_services.client.retry import DEFAULT_RETRY, RetryPolicy
 from mplug_services.client.types import (
     EmbedOutcome,
     FloatVector,
@@ -48,14 +65,7 @@ class AsyncClient:
         retry: RetryPolicy = DEFAULT_RETRY,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        options = transport.channel_options(tls)
-        if tls is None:
-            self._channel = grpc.aio.insecure_channel(address, options)
-        else:
-            self._channel = grpc.aio.secure_channel(address, transport.credentials(tls), options)
-        self._timeout = timeout
-        self._retry = retry
-        self._metadata = transport.headers(metadata)
+        self._connection = AsyncConnection(address, tls, timeout, retry, metadata)
         self._limits = model_flows.LimitsCache()
 
     async def __aenter__(self) -> Self:
@@ -68,21 +78,21 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; calls under way fail."""
-        await self._channel.close()
+        await self._connection.close()
 
     async def server_info(self, *, timeout: float | None = None) -> ServerInfo:
         """What the server is and holds."""
-        return await self._run(model_flows.server_info(), timeout)
+        return await self._connection.run(model_flows.server_info(), timeout)
 
     async def embed_images(
         self, images: Sequence[ImageSource], *, timeout: float | None = None
     ) -> list[EmbedOutcome]:
         """Embeds pictures, any number of them: one outcome each, in order."""
-        return await self._run(embedding_flows.embed_images(images, self._limits), timeout)
+        return await self._connection.run(embedding_flows.embed_images(images, self._limits), timeout)
 
     async def embed_texts(self, texts: Sequence[str], *, timeout: float | None = None) -> list[EmbedOutcome]:
         """Embeds texts, any number of them: one outcome each, in order."""
-        return await self._run(embedding_flows.embed_texts(texts, self._limits), timeout)
+        return await self._connection.run(embedding_flows.embed_texts(texts, self._limits), timeout)
 
     async def search(
         self,
@@ -95,9 +105,16 @@ class AsyncClient:
         parts: Sequence[Part] = (),
         filter: Filter | None = None,
         top_k: int = 10,
+        rerank_top_k: int = 0,
+        score_fusion: ScoreFusion = ScoreFusion.SERVER_DEFAULT,
+        caption_results: bool = False,
         timeout: float | None = None,
     ) -> SearchResult:
-        """Finds the pictures nearest to everything given, added up; `parts` carry weights."""
+        """Finds the pictures nearest to everything given, added up; `parts` carry weights.
+
+        The `rerank_top_k` best are looked at again together with the query's one text, and ordered by
+        `score_fusion`; that stops when the timeout is near and fails no search.
+        """
         flow = search_flows.search(
             collection,
             text=text,
@@ -107,8 +124,93 @@ class AsyncClient:
             parts=parts,
             filter=filter,
             top_k=top_k,
+            rerank_top_k=rerank_top_k,
+            score_fusion=score_fusion,
+            caption_results=caption_results,
         )
-        return await self._run(flow, timeout)
+        return await self._connection.run(flow, timeout)
+
+    async def caption(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        prompt: str = "",
+        options: GenerationOptions | None = None,
+        timeout: float | None = None,
+    ) -> list[TextOutcome]:
+        """Captions pictures, any number of them: one outcome each, in order. Captions begin with the prompt."""
+        return await self._connection.run(
+            caption_flows.caption(images, prompt, options, self._limits), timeout
+        )
+
+    async def stream_caption(
+        self,
+        image: ImageSource,
+        *,
+        prompt: str = "",
+        options: GenerationOptions | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[TextProgress, None]:
+        """Captions one picture while it is watched; closing the generator early stops the server's work."""
+        call = await asyncio.to_thread(caption_flows.stream_caption, image, prompt, options)
+        async with aclosing(self._connection.stream(call, timeout)) as messages:
+            async for message in messages:
+                assert isinstance(message, StreamCaptionResponse)
+                yield progress_from_wire(message.progress)
+
+    async def answer(
+        self,
+        questions: Sequence[Question],
+        *,
+        options: GenerationOptions | None = None,
+        timeout: float | None = None,
+    ) -> list[TextOutcome]:
+        """Answers questions about pictures, any number of them: one outcome each, in order."""
+        return await self._connection.run(vqa_flows.answer(questions, options, self._limits), timeout)
+
+    async def rank_answers(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[str],
+        *,
+        k: int | None = None,
+        timeout: float | None = None,
+    ) -> list[RankOutcome]:
+        """Orders a list of answers for each question; the k whose first token is likeliest are scored in full."""
+        return await self._connection.run(
+            vqa_flows.rank_answers(questions, answers, k, self._limits), timeout
+        )
+
+    async def stream_answer(
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        options: GenerationOptions | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[TextProgress, None]:
+        """Answers one question while it is watched; closing the generator early stops the server's work."""
+        call = await asyncio.to_thread(vqa_flows.stream_answer, image, question, options)
+        async with aclosing(self._connection.stream(call, timeout)) as messages:
+            async for message in messages:
+                assert isinstance(message, StreamAnswerResponse)
+                yield progress_from_wire(message.progress)
+
+    async def rerank(
+        self,
+        text: str,
+        candidates: Sequence[str | ImageSource],
+        *,
+        collection: str = "",
+        timeout: float | None = None,
+    ) -> RerankResult:
+        """Says how well each candidate, an id of the collection or a picture, matches a text.
+
+        Candidates are scored in their order until the timeout is near; those after it have no probability.
+        """
+        return await self._connection.run(
+            rerank_flows.rerank(text, candidates, collection, self._limits), timeout
+        )
 
     def ingest(
         self,
@@ -128,7 +230,7 @@ class AsyncClient:
         session = IngestSession(
             collection, create=create, keep_images=keep_images, skip_existing=skip_existing, window=window
         )
-        return self._ingest(session, _take(items))
+        return self._connection.ingest(session, items)
 
     async def create_collection(
         self,
@@ -140,27 +242,29 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> CollectionInfo:
         """Makes an empty collection for vectors (dimension,)."""
-        return await self._run(index_flows.create_collection(name, dimension, metric, fingerprint), timeout)
+        return await self._connection.run(
+            index_flows.create_collection(name, dimension, metric, fingerprint), timeout
+        )
 
     async def get_collection(self, name: str, *, timeout: float | None = None) -> CollectionInfo:
         """Describes a collection."""
-        return await self._run(index_flows.get_collection(name), timeout)
+        return await self._connection.run(index_flows.get_collection(name), timeout)
 
     async def list_collections(self, *, timeout: float | None = None) -> list[CollectionInfo]:
         """Describes all collections."""
-        return await self._run(index_flows.list_collections(), timeout)
+        return await self._connection.run(index_flows.list_collections(), timeout)
 
     async def delete_collection(self, name: str, *, timeout: float | None = None) -> None:
         """Deletes a collection and everything in it."""
-        await self._run(index_flows.delete_collection(name), timeout)
+        await self._connection.run(index_flows.delete_collection(name), timeout)
 
     async def set_alias(self, alias: str, collection: str, *, timeout: float | None = None) -> None:
         """Points an alias at a collection, in one step from wherever it pointed before."""
-        await self._run(index_flows.set_alias(alias, collection), timeout)
+        await self._connection.run(index_flows.set_alias(alias, collection), timeout)
 
     async def delete_alias(self, alias: str, *, timeout: float | None = None) -> None:
         """Removes an alias; its collection stays."""
-        await self._run(index_flows.delete_alias(alias), timeout)
+        await self._connection.run(index_flows.delete_alias(alias), timeout)
 
     async def upsert(
         self,
@@ -171,7 +275,9 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> list[UpsertOutcome]:
         """Inserts or replaces points, any number of them: one outcome each, in order."""
-        return await self._run(index_flows.upsert(collection, points, fingerprint, self._limits), timeout)
+        return await self._connection.run(
+            index_flows.upsert(collection, points, fingerprint, self._limits), timeout
+        )
 
     async def delete(
         self,
@@ -182,7 +288,7 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> int:
         """Deletes points by ids, by filter or by both; returns how many were there."""
-        return await self._run(index_flows.delete(collection, ids, filter, self._limits), timeout)
+        return await self._connection.run(index_flows.delete(collection, ids, filter, self._limits), timeout)
 
     async def get(
         self,
@@ -193,13 +299,15 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> tuple[list[Point], list[str]]:
         """Reads points by id; the second list names the ids that are not there."""
-        return await self._run(index_flows.get(collection, ids, with_vector, self._limits), timeout)
+        return await self._connection.run(
+            index_flows.get(collection, ids, with_vector, self._limits), timeout
+        )
 
     async def count(
         self, collection: str, *, filter: Filter | None = None, timeout: float | None = None
     ) -> int:
         """Counts the points that satisfy a filter, or all."""
-        return await self._run(index_flows.count(collection, filter), timeout)
+        return await self._connection.run(index_flows.count(collection, filter), timeout)
 
     async def scroll(
         self,
@@ -214,7 +322,7 @@ class AsyncClient:
         token = ""
         while True:
             page = index_flows.scroll_page(collection, filter, page_size, token, with_vector)
-            points, token = await self._run(page, timeout)
+            points, token = await self._connection.run(page, timeout)
             for point in points:
                 yield point
             if not token:
@@ -233,102 +341,4 @@ class AsyncClient:
     ) -> list[ScoredPoint]:
         """The nearest points to a weighted sum of vectors and stored points; no model is asked."""
         flow = index_flows.query(collection, parts, filter, top_k, with_vector, fingerprint)
-        return await self._run(flow, timeout)
-
-    async def _run(self, flow: Flow[T], timeout: float | None) -> T:
-        # Flows read the files that the caller names, which is no work for the event loop.
-        state = await asyncio.to_thread(step, flow, None)
-        while isinstance(state, Call):
-            response = await self._send(state, self._timeout if timeout is None else timeout)
-            state = await asyncio.to_thread(step, flow, response)
-        return state.value
-
-    async def _send(self, call: Call, timeout: float | None) -> Message:
-        attempts = Attempts(self._retry, timeout)
-        send = self._channel.unary_unary(
-            call.path,
-            request_serializer=transport.serialize,
-            response_deserializer=call.response_type.FromString,
-        )
-        while True:
-            try:
-                response: Message = await send(
-                    call.request, timeout=attempts.remaining(), metadata=self._metadata
-                )
-            except grpc.RpcError as error:
-                await asyncio.sleep(attempts.delay_after(from_rpc_error(error)))
-            else:
-                return response
-
-    async def _ingest(
-        self, session: IngestSession, items: AsyncIterator[IngestItem]
-    ) -> AsyncIterator[IngestOutcome]:
-        attempts = Attempts(self._retry, timeout=None)
-        while True:
-            try:
-                async for outcome in self._ingest_stream(session, items):
-                    attempts.reset()
-                    yield outcome
-            except StreamBroken as broken:
-                await asyncio.sleep(attempts.delay_after(broken.error))
-            else:
-                return
-
-    async def _ingest_stream(
-        self, session: IngestSession, items: AsyncIterator[IngestItem]
-    ) -> AsyncIterator[IngestOutcome]:
-        open_stream = self._channel.stream_stream(
-            transport.INGEST_PATH,
-            request_serializer=transport.serialize,
-            response_deserializer=search_service_pb2.IngestResponse.FromString,
-        )
-        stream = open_stream(metadata=self._metadata)
-        try:
-            await _write(stream, session.open())
-            while (action := session.next_action()) is not Step.FINISH:
-                match action:
-                    case IngestOutcome():
-                        yield action
-                    case Pause():
-                        await asyncio.sleep(action.seconds)
-                    case Step.TAKE:
-                        await asyncio.to_thread(session.offer, await anext(items, None))
-                    case Step.RECEIVE:
-                        session.accept(await _receive(stream) or ended_early())
-                    case _:
-                        await _write(stream, action)
-            await stream.done_writing()
-            while (response := await _receive(stream)) is not None:
-                session.accept(response)
-        finally:
-            stream.cancel()
-
-
-async def _take(items: Iterable[IngestItem] | AsyncIterable[IngestItem]) -> AsyncIterator[IngestItem]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
-
-
-async def _write(
-    stream: "grpc.aio.StreamStreamCall[Message, search_service_pb2.IngestResponse]",
-    request: search_service_pb2.IngestRequest,
-) -> None:
-    try:
-        await stream.write(request)
-    except (grpc.RpcError, asyncio.InvalidStateError) as error:
-        # A write on a broken stream is reported as INTERNAL, whatever the server said.
-        raise StreamBroken(UnavailableError("the connection broke while a picture was sent")) from error
-
-
-async def _receive(
-    stream: "grpc.aio.StreamStreamCall[Message, search_service_pb2.IngestResponse]",
-) -> search_service_pb2.IngestResponse | None:
-    try:
-        response = await stream.read()
-    except grpc.RpcError as error:
-        raise StreamBroken(from_rpc_error(error)) from error
-    return response if isinstance(response, search_service_pb2.IngestResponse) else None
+        return await self._connection.run(flow, timeout)

@@ -59,12 +59,15 @@ def step(flow: Flow[T], response: Message | None) -> Call | Done[T]:
         return Done(end.value)
 
 
-def chunks(items: Iterable[T], size: Callable[[T], int], limits: Limits) -> Iterator[list[T]]:
+def chunks(
+    items: Iterable[T], size: Callable[[T], int], limits: Limits, *, room: int | None = None
+) -> Iterator[list[T]]:
     """Splits a batch by the server's limits on items and bytes of a message; no chunk is empty.
 
-    An item that is too large by itself stands in a chunk of its own.
+    `room` is what a message has for its items, where other things take much of it. An item that is too
+    large by itself stands in a chunk of its own.
     """
-    budget = limits.max_message_bytes - _MESSAGE_OVERHEAD
+    budget = (limits.max_message_bytes if room is None else room) - _MESSAGE_OVERHEAD
     chunk: list[T] = []
     chunk_bytes = 0
     for item in items:

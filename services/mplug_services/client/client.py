@@ -1,22 +1,36 @@
 """The client for plain, blocking code."""
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from queue import SimpleQueue
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-import grpc
-from google.protobuf.message import Message
-
-from mplug_api.v1 import search_service_pb2
+from mplug_api.v1.caption_service_pb2 import StreamCaptionResponse
+from mplug_api.v1.vqa_service_pb2 import StreamAnswerResponse
 from mplug_index.filters import Filter
 from mplug_index.types import CollectionInfo, Metric, Point, ScoredPoint
-from mplug_services.client import embedding_flows, index_flows, model_flows, search_flows, transport
-from mplug_services.client.calls import Call, Flow, T, step
-from mplug_services.client.errors import from_rpc_error
-from mplug_services.client.ingest import IngestSession, Pause, Step, StreamBroken, ended_early
-from mplug_services.client.retry import DEFAULT_RETRY, Attempts, RetryPolicy
+from mplug_services.client import (
+    caption_flows,
+    embedding_flows,
+    index_flows,
+    model_flows,
+    rerank_flows,
+    search_flows,
+    transport,
+    vqa_flows,
+)
+from mplug_services.client.connection import Connection
+from mplug_services.client.generation_types import (
+    GenerationOptions,
+    Question,
+    RankOutcome,
+    RerankResult,
+    ScoreFusion,
+    TextOutcome,
+    TextProgress,
+)
+from mplug_services.client.generation_wire import progress_from_wire
+from mplug_services.client.ingest import IngestSession
+from mplug_services.client.retry import DEFAULT_RETRY, RetryPolicy
 from mplug_services.client.types import (
     EmbedOutcome,
     FloatVector,
@@ -49,14 +63,7 @@ class Client:
         retry: RetryPolicy = DEFAULT_RETRY,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        options = transport.channel_options(tls)
-        if tls is None:
-            self._channel = grpc.insecure_channel(address, options)
-        else:
-            self._channel = grpc.secure_channel(address, transport.credentials(tls), options)
-        self._timeout = timeout
-        self._retry = retry
-        self._metadata = transport.headers(metadata)
+        self._connection = Connection(address, tls, timeout, retry, metadata)
         self._limits = model_flows.LimitsCache()
 
     def __enter__(self) -> Self:
@@ -69,21 +76,21 @@ class Client:
 
     def close(self) -> None:
         """Closes the connection; calls under way fail."""
-        self._channel.close()
+        self._connection.close()
 
     def server_info(self, *, timeout: float | None = None) -> ServerInfo:
         """What the server is and holds."""
-        return self._run(model_flows.server_info(), timeout)
+        return self._connection.run(model_flows.server_info(), timeout)
 
     def embed_images(
         self, images: Sequence[ImageSource], *, timeout: float | None = None
     ) -> list[EmbedOutcome]:
         """Embeds pictures, any number of them: one outcome each, in order."""
-        return self._run(embedding_flows.embed_images(images, self._limits), timeout)
+        return self._connection.run(embedding_flows.embed_images(images, self._limits), timeout)
 
     def embed_texts(self, texts: Sequence[str], *, timeout: float | None = None) -> list[EmbedOutcome]:
         """Embeds texts, any number of them: one outcome each, in order."""
-        return self._run(embedding_flows.embed_texts(texts, self._limits), timeout)
+        return self._connection.run(embedding_flows.embed_texts(texts, self._limits), timeout)
 
     def search(
         self,
@@ -96,9 +103,16 @@ class Client:
         parts: Sequence[Part] = (),
         filter: Filter | None = None,
         top_k: int = 10,
+        rerank_top_k: int = 0,
+        score_fusion: ScoreFusion = ScoreFusion.SERVER_DEFAULT,
+        caption_results: bool = False,
         timeout: float | None = None,
     ) -> SearchResult:
-        """Finds the pictures nearest to everything given, added up; `parts` carry weights."""
+        """Finds the pictures nearest to everything given, added up; `parts` carry weights.
+
+        The `rerank_top_k` best are looked at again together with the query's one text, and ordered by
+        `score_fusion`; that stops when the timeout is near and fails no search.
+        """
         flow = search_flows.search(
             collection,
             text=text,
@@ -108,8 +122,85 @@ class Client:
             parts=parts,
             filter=filter,
             top_k=top_k,
+            rerank_top_k=rerank_top_k,
+            score_fusion=score_fusion,
+            caption_results=caption_results,
         )
-        return self._run(flow, timeout)
+        return self._connection.run(flow, timeout)
+
+    def caption(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        prompt: str = "",
+        options: GenerationOptions | None = None,
+        timeout: float | None = None,
+    ) -> list[TextOutcome]:
+        """Captions pictures, any number of them: one outcome each, in order. Captions begin with the prompt."""
+        return self._connection.run(caption_flows.caption(images, prompt, options, self._limits), timeout)
+
+    def stream_caption(
+        self,
+        image: ImageSource,
+        *,
+        prompt: str = "",
+        options: GenerationOptions | None = None,
+        timeout: float | None = None,
+    ) -> Generator[TextProgress, None, None]:
+        """Captions one picture while it is watched; closing the generator early stops the server's work."""
+        call = caption_flows.stream_caption(image, prompt, options)
+        for message in self._connection.stream(call, timeout):
+            assert isinstance(message, StreamCaptionResponse)
+            yield progress_from_wire(message.progress)
+
+    def answer(
+        self,
+        questions: Sequence[Question],
+        *,
+        options: GenerationOptions | None = None,
+        timeout: float | None = None,
+    ) -> list[TextOutcome]:
+        """Answers questions about pictures, any number of them: one outcome each, in order."""
+        return self._connection.run(vqa_flows.answer(questions, options, self._limits), timeout)
+
+    def rank_answers(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[str],
+        *,
+        k: int | None = None,
+        timeout: float | None = None,
+    ) -> list[RankOutcome]:
+        """Orders a list of answers for each question; the k whose first token is likeliest are scored in full."""
+        return self._connection.run(vqa_flows.rank_answers(questions, answers, k, self._limits), timeout)
+
+    def stream_answer(
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        options: GenerationOptions | None = None,
+        timeout: float | None = None,
+    ) -> Generator[TextProgress, None, None]:
+        """Answers one question while it is watched; closing the generator early stops the server's work."""
+        call = vqa_flows.stream_answer(image, question, options)
+        for message in self._connection.stream(call, timeout):
+            assert isinstance(message, StreamAnswerResponse)
+            yield progress_from_wire(message.progress)
+
+    def rerank(
+        self,
+        text: str,
+        candidates: Sequence[str | ImageSource],
+        *,
+        collection: str = "",
+        timeout: float | None = None,
+    ) -> RerankResult:
+        """Says how well each candidate, an id of the collection or a picture, matches a text.
+
+        Candidates are scored in their order until the timeout is near; those after it have no probability.
+        """
+        return self._connection.run(rerank_flows.rerank(text, candidates, collection, self._limits), timeout)
 
     def ingest(
         self,
@@ -129,7 +220,7 @@ class Client:
         session = IngestSession(
             collection, create=create, keep_images=keep_images, skip_existing=skip_existing, window=window
         )
-        return self._ingest(session, iter(items))
+        return self._connection.ingest(session, iter(items))
 
     def create_collection(
         self,
@@ -141,27 +232,29 @@ class Client:
         timeout: float | None = None,
     ) -> CollectionInfo:
         """Makes an empty collection for vectors (dimension,)."""
-        return self._run(index_flows.create_collection(name, dimension, metric, fingerprint), timeout)
+        return self._connection.run(
+            index_flows.create_collection(name, dimension, metric, fingerprint), timeout
+        )
 
     def get_collection(self, name: str, *, timeout: float | None = None) -> CollectionInfo:
         """Describes a collection."""
-        return self._run(index_flows.get_collection(name), timeout)
+        return self._connection.run(index_flows.get_collection(name), timeout)
 
     def list_collections(self, *, timeout: float | None = None) -> list[CollectionInfo]:
         """Describes all collections."""
-        return self._run(index_flows.list_collections(), timeout)
+        return self._connection.run(index_flows.list_collections(), timeout)
 
     def delete_collection(self, name: str, *, timeout: float | None = None) -> None:
         """Deletes a collection and everything in it."""
-        self._run(index_flows.delete_collection(name), timeout)
+        self._connection.run(index_flows.delete_collection(name), timeout)
 
     def set_alias(self, alias: str, collection: str, *, timeout: float | None = None) -> None:
         """Points an alias at a collection, in one step from wherever it pointed before."""
-        self._run(index_flows.set_alias(alias, collection), timeout)
+        self._connection.run(index_flows.set_alias(alias, collection), timeout)
 
     def delete_alias(self, alias: str, *, timeout: float | None = None) -> None:
         """Removes an alias; its collection stays."""
-        self._run(index_flows.delete_alias(alias), timeout)
+        self._connection.run(index_flows.delete_alias(alias), timeout)
 
     def upsert(
         self,
@@ -172,7 +265,9 @@ class Client:
         timeout: float | None = None,
     ) -> list[UpsertOutcome]:
         """Inserts or replaces points, any number of them: one outcome each, in order."""
-        return self._run(index_flows.upsert(collection, points, fingerprint, self._limits), timeout)
+        return self._connection.run(
+            index_flows.upsert(collection, points, fingerprint, self._limits), timeout
+        )
 
     def delete(
         self,
@@ -183,7 +278,7 @@ class Client:
         timeout: float | None = None,
     ) -> int:
         """Deletes points by ids, by filter or by both; returns how many were there."""
-        return self._run(index_flows.delete(collection, ids, filter, self._limits), timeout)
+        return self._connection.run(index_flows.delete(collection, ids, filter, self._limits), timeout)
 
     def get(
         self,
@@ -194,11 +289,11 @@ class Client:
         timeout: float | None = None,
     ) -> tuple[list[Point], list[str]]:
         """Reads points by id; the second list names the ids that are not there."""
-        return self._run(index_flows.get(collection, ids, with_vector, self._limits), timeout)
+        return self._connection.run(index_flows.get(collection, ids, with_vector, self._limits), timeout)
 
     def count(self, collection: str, *, filter: Filter | None = None, timeout: float | None = None) -> int:
         """Counts the points that satisfy a filter, or all."""
-        return self._run(index_flows.count(collection, filter), timeout)
+        return self._connection.run(index_flows.count(collection, filter), timeout)
 
     def scroll(
         self,
@@ -213,7 +308,7 @@ class Client:
         token = ""
         while True:
             page = index_flows.scroll_page(collection, filter, page_size, token, with_vector)
-            points, token = self._run(page, timeout)
+            points, token = self._connection.run(page, timeout)
             yield from points
             if not token:
                 return
@@ -231,74 +326,4 @@ class Client:
     ) -> list[ScoredPoint]:
         """The nearest points to a weighted sum of vectors and stored points; no model is asked."""
         flow = index_flows.query(collection, parts, filter, top_k, with_vector, fingerprint)
-        return self._run(flow, timeout)
-
-    def _run(self, flow: Flow[T], timeout: float | None) -> T:
-        state = step(flow, None)
-        while isinstance(state, Call):
-            state = step(flow, self._send(state, self._timeout if timeout is None else timeout))
-        return state.value
-
-    def _send(self, call: Call, timeout: float | None) -> Message:
-        attempts = Attempts(self._retry, timeout)
-        send = self._channel.unary_unary(
-            call.path,
-            request_serializer=transport.serialize,
-            response_deserializer=call.response_type.FromString,
-        )
-        while True:
-            try:
-                response: Message = send(call.request, timeout=attempts.remaining(), metadata=self._metadata)
-            except grpc.RpcError as error:
-                time.sleep(attempts.delay_after(from_rpc_error(error)))
-            else:
-                return response
-
-    def _ingest(self, session: IngestSession, items: Iterator[IngestItem]) -> Iterator[IngestOutcome]:
-        attempts = Attempts(self._retry, timeout=None)
-        while True:
-            try:
-                for outcome in self._ingest_stream(session, items):
-                    attempts.reset()
-                    yield outcome
-            except StreamBroken as broken:
-                time.sleep(attempts.delay_after(broken.error))
-            else:
-                return
-
-    def _ingest_stream(self, session: IngestSession, items: Iterator[IngestItem]) -> Iterator[IngestOutcome]:
-        requests: SimpleQueue[search_service_pb2.IngestRequest | None] = SimpleQueue()
-        open_stream = self._channel.stream_stream(
-            transport.INGEST_PATH,
-            request_serializer=transport.serialize,
-            response_deserializer=search_service_pb2.IngestResponse.FromString,
-        )
-        requests.put(session.open())
-        # gRPC reads the requests in a thread of its own; the items are taken in the caller's.
-        stream = open_stream(iter(requests.get, None), metadata=self._metadata)
-        try:
-            while (action := session.next_action()) is not Step.FINISH:
-                match action:
-                    case IngestOutcome():
-                        yield action
-                    case Pause():
-                        time.sleep(action.seconds)
-                    case Step.TAKE:
-                        session.offer(next(items, None))
-                    case Step.RECEIVE:
-                        session.accept(_receive(stream) or ended_early())
-                    case _:
-                        requests.put(action)
-            requests.put(None)
-            while (response := _receive(stream)) is not None:
-                session.accept(response)
-        finally:
-            requests.put(None)
-            stream.cancel()
-
-
-def _receive(stream: Iterator[search_service_pb2.IngestResponse]) -> search_service_pb2.IngestResponse | None:
-    try:
-        return next(stream, None)
-    except grpc.RpcError as error:
-        raise StreamBroken(from_rpc_error(error)) from error
+        return self._connection.run(flow, timeout)

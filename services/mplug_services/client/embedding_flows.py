@@ -1,6 +1,6 @@
 """Flows over EmbeddingService: batches of any length, split by the server's limits, one outcome an item."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -12,8 +12,9 @@ from mplug_api.v1.embedding_service_pb2 import (
     EmbedTextsRequest,
     EmbedTextsResponse,
 )
-from mplug_services.client.calls import Flow, ask, chunks, fits
-from mplug_services.client.errors import InvalidRequestError, from_status
+from mplug_services.client.batches import readable
+from mplug_services.client.calls import Flow, ask, chunks
+from mplug_services.client.errors import ClientError, from_status
 from mplug_services.client.model_flows import LimitsCache
 from mplug_services.client.types import EmbedOutcome, ImageSource, Limits
 from mplug_services.client.wire import image_to_wire, vector_from_wire
@@ -30,8 +31,12 @@ def embed_images(images: Sequence[ImageSource], cache: LimitsCache) -> Flow[list
 
     limits = yield from cache.get()
     refused: list[EmbedOutcome] = []
-    items = _readable_images(images, limits, refused)
-    answered = yield from _embed(items, lambda image: len(image.data), limits, send)
+
+    def refuse(index: int, error: ClientError) -> None:
+        refused.append(EmbedOutcome(index, error=error))
+
+    items = readable(images, image_to_wire, limits, refuse)
+    answered = yield from _embed(items, lambda image: image.ByteSize(), limits, send)
     return sorted([*answered, *refused], key=lambda outcome: outcome.index)
 
 
@@ -45,21 +50,6 @@ def embed_texts(texts: Sequence[str], cache: LimitsCache) -> Flow[list[EmbedOutc
     limits = yield from cache.get()
     # A code point takes at most four bytes of UTF-8.
     return (yield from _embed(enumerate(texts), lambda text: 4 * len(text), limits, send))
-
-
-def _readable_images(
-    images: Sequence[ImageSource], limits: Limits, refused: list[EmbedOutcome]
-) -> Iterator[tuple[int, common_pb2.ImageInput]]:
-    for index, source in enumerate(images):
-        try:
-            image = image_to_wire(source)
-            if not fits(len(image.data), limits):
-                size = f"{len(image.data)} bytes; a message holds {limits.max_message_bytes}"
-                raise InvalidRequestError(f"the picture has {size}", reason="IMAGE_TOO_MANY_BYTES")
-        except InvalidRequestError as error:
-            refused.append(EmbedOutcome(index, error=error))
-        else:
-            yield index, image
 
 
 def _embed(

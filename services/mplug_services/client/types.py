@@ -145,7 +145,12 @@ class SearchHit:
 
     id: str
     score: float
+    """Cosine of the query and the picture."""
     payload: Payload
+    match_probability: float | None = None
+    """Probability that the picture matches the text; None where the hit was not reranked."""
+    caption: str | None = None
+    """Where captions were asked for and the server keeps the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,10 @@ class SearchResult:
     timings: Timings
     truncated_parts: tuple[int, ...] = ()
     """Positions of query parts whose text was longer than the model reads."""
+    reranked_count: int = 0
+    """How many hits were reranked; fewer than asked for where the deadline came first."""
+    rerank_model: ModelVersion | None = None
+    """Which model reranked them."""
 
 
 class KeepImages(StrEnum):

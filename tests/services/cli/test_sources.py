@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mplug_services.cli.common import UsageError
-from mplug_services.cli.sources import Refusal, find_items
+from mplug_services.cli.common import Refusal, UsageError
+from mplug_services.cli.sources import find_items
 from mplug_services.client import IngestItem
 
 

@@ -9,11 +9,14 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from mplug_api.v1 import (
+    caption_service_pb2_grpc,
     embedding_service_pb2_grpc,
     index_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    rerank_service_pb2_grpc,
     search_service_pb2_grpc,
+    vqa_service_pb2_grpc,
 )
 
 Handler = Callable[..., object]
@@ -67,10 +70,13 @@ def scripted_server(credentials: grpc.ServerCredentials | None = None) -> Iterat
     script = ScriptedServer()
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
     for module, name in (
+        (caption_service_pb2_grpc, "CaptionService"),
         (embedding_service_pb2_grpc, "EmbeddingService"),
         (index_service_pb2_grpc, "IndexService"),
         (model_service_pb2_grpc, "ModelService"),
+        (rerank_service_pb2_grpc, "RerankService"),
         (search_service_pb2_grpc, "SearchService"),
+        (vqa_service_pb2_grpc, "VqaService"),
     ):
         servicer = _servicer(getattr(module, f"{name}Servicer"), script)
         getattr(module, f"add_{name}Servicer_to_server")(servicer, server)

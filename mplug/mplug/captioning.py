@@ -1,0 +1,152 @@
+"""mPLUG's captioning half: image_tokens straight into the decoder, no text or fusion encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mplug.config import MplugConfig
+from mplug.errors import ConfigError, MplugError
+from mplug.generation import Event, GenerationConfig, Hypothesis, generate, stream
+from mplug.image_encoder import ImageEncoder
+from mplug.task_model import TaskModel, require
+from mplug.text.tokenizer import WordPieceTokenizer
+from mplug.text_decoder import DecoderState, TextDecoder
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One caption of a picture."""
+
+    text: str
+    """Prompt and continuation; special tokens are left out, and what the reference's beams put behind [SEP] is not."""
+    hypothesis: Hypothesis
+    """Its ids and score."""
+
+
+class CaptionModel(TaskModel):
+    """Image encoder and text decoder.
+
+    Args:
+        config: the model's shape, with a text decoder.
+        tokenizer: the vocabulary that the decoder was made for.
+
+    Raises:
+        ConfigError: the configuration has no text decoder or cannot be built, or the vocabulary does not fit it.
+    """
+
+    def __init__(self, config: MplugConfig, tokenizer: WordPieceTokenizer) -> None:
+        super().__init__(config, tokenizer)
+        decoder = require(config.text_decoder, "text_decoder", task="caption")
+        if len(tokenizer.vocab) > decoder.vocab_size:
+            raise ConfigError(
+                f"the vocabulary has {len(tokenizer.vocab)} pieces, text_decoder.vocab_size is "
+                f"{decoder.vocab_size}; use the vocab.txt that the weights were trained with"
+            )
+        self.image_encoder = ImageEncoder(config.image_encoder, config.preprocess)
+        self.text_decoder = TextDecoder(decoder)
+
+    def encode_image(self, pixels_B3RR: Tensor) -> Tensor:
+        """uint8 (B, 3, R, R) -> image_tokens (B, N, D)."""
+        image_BND: Tensor = self.image_encoder(pixels_B3RR)
+        return image_BND
+
+    @torch.no_grad()
+    def start_decoding(self, images: Tensor) -> DecoderState:
+        """Open a state for B pictures, no token read yet.
+
+        Args:
+            images: pixels uint8 (B, 3, R, R), or image_tokens (B, N, D) of `encode_image`.
+        """
+        is_pixels = images.dtype == torch.uint8
+        return self.text_decoder.start(self.encode_image(images) if is_pixels else images)
+
+    def generation_config(self, **changes: Any) -> GenerationConfig:
+        """Return the checkpoint's own settings, with changes.
+
+        Raises:
+            ConfigError: settings that cannot be.
+        """
+        defaults = self.config.generation
+        settings = {
+            "min_length": defaults.min_length,
+            "max_length": defaults.max_length,
+            "beam_size": defaults.beam_size,
+        }
+        return GenerationConfig(**{**settings, **changes})
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Token ids that a caption begins with: the starting token, then a text's pieces (longest as the tokenizer)."""
+        decoder, pieces = self.text_decoder.config, self.tokenizer.encode(text).ids[1:-1].tolist()
+        return [decoder.bos_id, *pieces]
+
+    def caption(
+        self,
+        images: Tensor,
+        config: GenerationConfig | None = None,
+        *,
+        prompts: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[tuple[Caption, ...]]:
+        """Caption B pictures.
+
+        Args:
+            images: pixels uint8 (B, 3, R, R), or image_tokens (B, N, D) of `encode_image`.
+            config: settings; None = the checkpoint's own.
+            prompts: how each caption begins; None = freely.
+            seeds: of sampling, one for each picture.
+
+        Returns:
+            Each picture's `num_results` captions, best first (drawn ones in the order of drawing).
+
+        Raises:
+            MplugError: settings or prompts that the decoder cannot do; see `mplug.generation.stream`.
+        """
+        config = config or self.generation_config()
+        found = generate(
+            self.text_decoder, _Starts(self, images), self._prompts(images, prompts), config, seeds=seeds
+        )
+        return [tuple(Caption(self.tokenizer.decode(one.ids), one) for one in texts) for texts in found]
+
+    def stream_captions(
+        self,
+        images: Tensor,
+        config: GenerationConfig | None = None,
+        *,
+        prompts: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[Event]:
+        """Caption B pictures, token by token; arguments and errors as in `caption`.
+
+        Yields:
+            Tokens as they become certain, and each picture's `Finished`.
+        """
+        config = config or self.generation_config()
+        return stream(
+            self.text_decoder, _Starts(self, images), self._prompts(images, prompts), config, seeds=seeds
+        )
+
+    def _prompts(self, images: Tensor, prompts: Sequence[str] | None) -> list[list[int]]:
+        if prompts is None:
+            prompts = [""] * images.shape[0]
+        if len(prompts) != images.shape[0]:
+            raise MplugError(
+                f"there are {len(prompts)} prompts for {images.shape[0]} pictures; give one for each"
+            )
+        return [self.prompt_ids(text) for text in prompts]
+
+
+@dataclass(frozen=True, slots=True)
+class _Starts:
+    """Opens states for some of the pictures; those in bytes are encoded with them, alone where decoded alone."""
+
+    model: CaptionModel
+    images: Tensor
+
+    def __call__(self, items: Sequence[int]) -> DecoderState:
+        every = len(items) == self.images.shape[0]
+        return self.model.start_decoding(self.images if every else self.images[list(items)])

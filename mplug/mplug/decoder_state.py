@@ -1,0 +1,157 @@
+"""What a text decoder keeps between its steps."""
+
+# ruff: noqa: N815 - tensor names carry their dimensions
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mplug_kernels.cached import KeyValues
+
+GROWTH = 16
+"""Slots of the cache are made at least so many at a time: captions and answers fit into the first lot."""
+
+
+@dataclass(slots=True)
+class DecoderState:
+    """Keys and values so far, of B images with the same number of sequences each, S = B * sequences_per_image.
+
+    Sequence s belongs to image s // sequences_per_image. Self-attention's keys and values of all layers lie in one
+    tensor, slots (T) first, so that a reordering of beams is one copy of the slots in use. Texts of unequal length
+    share the slots: those where a shorter prompt had padding are marked in `valid_ST`, and never read.
+    """
+
+    cross: list[KeyValues]
+    """By layer; never tiled."""
+    memory_mask_B11N: Tensor | None
+    """bool, True = attend; None = the whole memory."""
+    cache_TC2SHK: Tensor
+    """Self-attention: slots T, layers C, keys and values, sequences S, heads H, width of a head K."""
+    lengths_S: Tensor
+    """int64: tokens seen, which is the next token's position."""
+    sequences_per_image: int
+    used: int = 0
+    """Slots in use."""
+    valid_ST: Tensor | None = None
+    """bool (S, used): slots that hold a token of the sequence; None = all of them."""
+    _spare: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def num_sequences(self) -> int:
+        """S."""
+        return self.lengths_S.shape[0]
+
+    @property
+    def num_images(self) -> int:
+        """B."""
+        return self.num_sequences // self.sequences_per_image
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.lengths_S.device
+
+    def extend(self, length: int, lengths_S: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Make room for `length` more tokens of every sequence.
+
+        Args:
+            length: slots to add, L.
+            lengths_S: real tokens among them, at least one each, padding behind; None = all are real.
+
+        Returns:
+            positions int64 (S, L), and the mask of self-attention, bool broadcastable to (S, H, L, T), True =
+            attend; None = everything.
+        """
+        steps_L = torch.arange(length, device=self.device)
+        positions_SL = self.lengths_S[:, None] + steps_L
+        self._reserve(self.used + length)
+        self._mark_valid(length, lengths_S)
+        self.used += length
+        self.lengths_S = self.lengths_S + (length if lengths_S is None else lengths_S)
+        mask = None if self.valid_ST is None else self.valid_ST[:, None, None]
+        if length > 1:
+            causal_LT = torch.ones(length, self.used, dtype=torch.bool, device=steps_L.device)
+            causal_LT = causal_LT.tril(self.used - length)
+            mask = causal_LT if mask is None else mask & causal_LT
+        return positions_SL, mask
+
+    def write(self, layer: int, key_value_SL2HK: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the newest tokens' keys and values, in the slots that `extend` added.
+
+        Returns:
+            All of the layer's keys and values so far, (S, H, T, K) each.
+        """
+        length = key_value_SL2HK.shape[1]
+        self.cache_TC2SHK[self.used - length : self.used, layer] = key_value_SL2HK.permute(1, 2, 0, 3, 4)
+        key_value_2SHTK = self.cache_TC2SHK[: self.used, layer].permute(1, 2, 3, 0, 4)
+        return key_value_2SHTK[0], key_value_2SHTK[1]
+
+    def repeat(self, n: int) -> None:
+        """Let each image's one sequence become n.
+
+        Raises:
+            ValueError: the images have several sequences already.
+        """
+        if self.sequences_per_image != 1:
+            raise ValueError(
+                f"every image has {self.sequences_per_image} sequences; only one can be repeated"
+            )
+        rows_S = torch.arange(self.num_sequences, device=self.device)
+        self.sequences_per_image = n
+        self._take(rows_S.repeat_interleave(n))
+
+    def select(self, rows_S: Tensor) -> None:
+        """Reorder beams: sequence s goes on from what sequence `rows_S[s]`, of the same image, has been."""
+        self._take(rows_S)
+
+    def keep_images(self, rows_B: Tensor) -> None:
+        """Go on with these images alone, in this order."""
+        for number, layer in enumerate(self.cross):
+            self.cross[number] = KeyValues(_images(layer.key_BHNK, rows_B), _images(layer.value_BHNK, rows_B))
+        if self.memory_mask_B11N is not None:
+            self.memory_mask_B11N = self.memory_mask_B11N.index_select(0, rows_B)
+        first_B1 = rows_B[:, None] * self.sequences_per_image
+        each = torch.arange(self.sequences_per_image, device=rows_B.device)
+        self._take((first_B1 + each).flatten())
+
+    def _mark_valid(self, length: int, lengths_S: Tensor | None) -> None:
+        ragged = lengths_S is not None and bool((lengths_S != length).any())
+        if self.valid_ST is None and not ragged:
+            return
+        shape = (self.num_sequences, length)
+        new_SL = torch.ones(shape, dtype=torch.bool, device=self.device)
+        if lengths_S is not None:
+            new_SL = torch.arange(length, device=new_SL.device) < lengths_S[:, None]
+        old_ST = self.valid_ST
+        if old_ST is None:
+            old_ST = new_SL.new_ones(self.num_sequences, self.used)
+        self.valid_ST = torch.cat([old_ST, new_SL], dim=1)
+
+    def _reserve(self, slots: int) -> None:
+        capacity = self.cache_TC2SHK.shape[0]
+        if slots <= capacity:
+            return
+        grown = max(2 * capacity, -(-slots // GROWTH) * GROWTH)
+        cache = self.cache_TC2SHK.new_empty(grown, *self.cache_TC2SHK.shape[1:])
+        cache[: self.used] = self.cache_TC2SHK[: self.used]
+        self.cache_TC2SHK, self._spare = cache, None
+
+    def _take(self, rows_S: Tensor) -> None:
+        # Two buffers take turns, so that reordering at every step allocates nothing.
+        old, fresh = self.cache_TC2SHK, self._spare
+        shape = (*old.shape[:3], rows_S.shape[0], *old.shape[4:])
+        if fresh is None or fresh.shape != shape:
+            fresh = old.new_empty(shape)
+        torch.index_select(old[: self.used], 3, rows_S, out=fresh[: self.used])
+        self.cache_TC2SHK, self._spare = fresh, old if old.shape == shape else None
+        self.lengths_S = self.lengths_S.index_select(0, rows_S)
+        if self.valid_ST is not None:
+            self.valid_ST = self.valid_ST.index_select(0, rows_S)
+
+
+def _images(tensor_BHNK: Tensor, rows_B: Tensor) -> Tensor:
+    # Heads are a view of rows of width D: the copy keeps that layout, which is whole rows of memory.
+    return tensor_BHNK.transpose(1, 2).index_select(0, rows_B).transpose(1, 2)

@@ -1,0 +1,99 @@
+"""A decoder's layers on the newest tokens alone, with keys and values of all earlier ones from a `DecoderState`.
+
+The arithmetic is `CrossLayer.forward`'s, without dropout; the matrices are in the layout for few rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mplug.decoder_state import DecoderState
+from mplug.layers import CrossLayer
+from mplug.packed_linear import PackedLinear
+from mplug_kernels.cached import KeyValues
+
+
+class PackedDecoder:
+    """A copy of a decoder's matrices, laid out for decoding.
+
+    Args:
+        layers: the decoder's.
+        dense: the head's own matrix.
+        norm: the head's LayerNorm.
+        vocabulary: output matrix (V, D) and bias (V,).
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[CrossLayer],
+        dense: nn.Linear,
+        norm: nn.LayerNorm,
+        vocabulary: tuple[Tensor, Tensor],
+    ) -> None:
+        self._layers = [_PackedLayer(layer, number) for number, layer in enumerate(layers)]
+        self._dense = PackedLinear.of(dense, gelu=True)
+        self._norm = norm
+        self._vocabulary = PackedLinear([vocabulary[0]], [vocabulary[1]])
+
+    def project(self, memory_BNM: Tensor) -> list[KeyValues]:
+        """Keys and values of every layer's cross-attention, (B, H, N, K) each."""
+        return [layer.project(memory_BNM) for layer in self._layers]
+
+    def read(self, x_SLD: Tensor, state: DecoderState, mask: Tensor | None) -> Tensor:
+        """Run all layers over embedded tokens (S, L, D), for which the state has made room."""
+        for layer in self._layers:
+            x_SLD = layer(x_SLD, state, mask)
+        return x_SLD
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        return self._vocabulary(self._norm(self._dense(x)))
+
+
+class _PackedLayer:
+    def __init__(self, layer: CrossLayer, number: int) -> None:
+        attention, cross = layer.attention, layer.cross_attention
+        self._number = number
+        self._num_heads = attention.num_heads
+        self._query_key_value = PackedLinear.of(attention.query, attention.key, attention.value)
+        self._output = PackedLinear.of(attention.output)
+        self._norm = layer.attention_norm
+        self._cross_key_value = PackedLinear.of(cross.key, cross.value)
+        self._cross_query = PackedLinear.of(cross.query)
+        self._cross_output = PackedLinear.of(cross.output)
+        self._cross_norm = layer.cross_attention_norm
+        self._expand = PackedLinear.of(layer.feed_forward.expand, gelu=True)
+        self._contract = PackedLinear.of(layer.feed_forward.contract)
+        self._feed_forward_norm = layer.feed_forward_norm
+
+    def project(self, memory_BNM: Tensor) -> KeyValues:
+        shape = (*memory_BNM.shape[:2], 2, self._num_heads, -1)
+        key_value_2BHNK = self._cross_key_value(memory_BNM).view(shape).permute(2, 0, 3, 1, 4)
+        return KeyValues(key_value_2BHNK[0], key_value_2BHNK[1])
+
+    def __call__(self, x_SLD: Tensor, state: DecoderState, mask: Tensor | None) -> Tensor:
+        x_SLD = self._norm(x_SLD + self._attend_to_text(x_SLD, state, mask))
+        x_SLD = self._cross_norm(x_SLD + self._attend_to_memory(x_SLD, state))
+        output_SLD: Tensor = self._feed_forward_norm(x_SLD + self._contract(self._expand(x_SLD)))
+        return output_SLD
+
+    def _attend_to_text(self, x_SLD: Tensor, state: DecoderState, mask: Tensor | None) -> Tensor:
+        sequences, length, width = x_SLD.shape
+        projected_SL3HK = self._query_key_value(x_SLD).view(sequences, length, 3, self._num_heads, -1)
+        key_SHTK, value_SHTK = state.write(self._number, projected_SL3HK[:, :, 1:])
+        query_SHLK = projected_SL3HK[:, :, 0].transpose(1, 2)
+        out_SHLK = F.scaled_dot_product_attention(query_SHLK, key_SHTK, value_SHTK, attn_mask=mask)
+        return self._output(out_SHLK.transpose(1, 2).reshape(sequences, length, width))
+
+    def _attend_to_memory(self, x_SLD: Tensor, state: DecoderState) -> Tensor:
+        # Nothing orders the memory, so an image's sequences are so many more rows of queries (r * L, here P).
+        cross = state.cross[self._number]
+        query_BPD = self._cross_query(x_SLD).view(state.num_images, -1, x_SLD.shape[-1])
+        query_BHPK = query_BPD.view(*query_BPD.shape[:2], self._num_heads, -1).transpose(1, 2)
+        out_BHPK = F.scaled_dot_product_attention(
+            query_BHPK, cross.key_BHNK, cross.value_BHNK, attn_mask=state.memory_mask_B11N
+        )
+        return self._cross_output(out_BHPK.transpose(1, 2).reshape(x_SLD.shape))

@@ -1,0 +1,23 @@
+"""One generation engine for every decoder: searches over a `StepDecoder`, whatever stands behind it."""
+
+from mplug.generation.config import GenerationConfig, Method
+from mplug.generation.decoder import DecodingState, ScoringDecoder, StepDecoder
+from mplug.generation.engine import generate, stream
+from mplug.generation.events import Event, Finished, Hypothesis, Token
+from mplug.generation.ranking import RankedAnswer, rank_answers
+
+__all__ = [
+    "DecodingState",
+    "Event",
+    "Finished",
+    "GenerationConfig",
+    "Hypothesis",
+    "Method",
+    "RankedAnswer",
+    "ScoringDecoder",
+    "StepDecoder",
+    "Token",
+    "generate",
+    "rank_answers",
+    "stream",
+]

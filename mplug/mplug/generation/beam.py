@@ -1,0 +1,149 @@
+"""The reference's beam search, quirk by quirk.
+
+mPLUG's texts come from ModelScope's `TextGenerator` (models/multi_modal/mplug/predictor.py; the public training code
+has the same one). Whoever wants its captions needs its search, which differs from the textbook's; here is all of it:
+
+1.  A beam that emits the end is stored as a hypothesis *and lives on*: it keeps its place among the beams and may
+    continue behind the end. Such texts, [CLS] cat [SEP] dog, can be among the results.
+2.  An item ends when its *best* beam emits the end at this very step, or at `max_length`. Other beams' ends do not
+    count, nor does a stored hypothesis that nothing can beat any more.
+3.  When an item ends, *all* its beams become hypotheses, finished or not, with their scores of this step. One that
+    just emitted the end is stored once.
+4.  The score is (sum of log-probabilities) / ((5 + n) / 6) ** 0.6 with n generated tokens, the end counted: GNMT's
+    length penalty, *applied before pruning*. All beams are of one length, so it does not change what is pruned; it does
+    rank hypotheses. The sum that is carried on is the rounded score times the penalty.
+5.  Before `min_length` tokens the end has log-probability -1e20, set after the softmax: the others are not
+    renormalised, and a search that has nothing else could still take it.
+6.  The first step has one live beam; the others start from minus infinity. (Here: one sequence, which becomes r.)
+7.  Hypotheses are sorted by score, descending and *stably*: of equal scores the one stored first wins. The first
+    `beam_size` of them are kept, and of these `num_results` returned.
+8.  Ids keep the start and the end token. `max_length` counts generated tokens only.
+9.  There is no n-gram blocking and no repetition handling; the options for them are ours, off unless asked for.
+10. Every step reads the whole text with *no padding mask*. A text has no padding here, so there is nothing to it.
+
+One difference cannot show in a text: where probabilities underflow, log(softmax) gives the reference minus infinity
+and log_softmax gives us a number.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mplug.generation.config import GenerationConfig
+from mplug.generation.constraints import constrained_log_probs
+from mplug.generation.events import Event, Finished, Hypothesis, Token
+from mplug.generation.search import Move
+
+Choice = tuple[int, int, float]
+"""A beam's new token, the beam it goes on from, and its score."""
+
+
+@dataclass(slots=True)
+class _Item:
+    """One item's beams."""
+
+    number: int
+    beams: list[list[int]]
+    streamed: int
+    """Tokens of the best text, prompt included, that have been yielded."""
+    hypotheses: list[Hypothesis] = field(default_factory=list)
+
+    def grow(self, choices: list[Choice], eos_id: int, *, last: bool) -> bool:
+        """Take the new beams, best first; returns whether the item ends."""
+        self.beams = [[*self.beams[beam], token] for token, beam, _ in choices]
+        ends = last or choices[0][0] == eos_id
+        self.hypotheses += [
+            Hypothesis(tuple(text), score)
+            for text, (token, _, score) in zip(self.beams, choices, strict=True)
+            if ends or token == eos_id
+        ]
+        return ends
+
+    def finish(self, config: GenerationConfig) -> list[Event]:
+        best = sorted(self.hypotheses, key=lambda one: one.score, reverse=True)
+        tokens: list[Event] = [Token(self.number, token) for token in best[0].ids[self.streamed :]]
+        return [*tokens, Finished(self.number, tuple(best[: config.num_results]))]
+
+    def certain(self) -> list[Event]:
+        """Tokens that all live beams and stored hypotheses share, and so the best text has."""
+        unsure = [*self.beams, *(one.ids for one in self.hypotheses)]
+        columns = zip(*(text[self.streamed :] for text in unsure), strict=False)
+        shared = list(itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+        self.streamed += len(shared)
+        return [Token(self.number, column[0]) for column in shared]
+
+
+class BeamSearch:
+    """Several items' beams at once.
+
+    Args:
+        config: `beam_size`, lengths, penalties.
+        eos_id: token id that ends a text.
+        items: the items' numbers, for events.
+        prompts: their first tokens.
+    """
+
+    def __init__(
+        self, config: GenerationConfig, eos_id: int, items: Sequence[int], prompts: Sequence[Sequence[int]]
+    ) -> None:
+        self._config = config
+        self._eos_id = eos_id
+        self._items = [
+            _Item(number, [list(prompt)], streamed=len(prompt))
+            for number, prompt in zip(items, prompts, strict=True)
+        ]
+        self._sums_Br: Tensor | None = None
+        self._generated = 0
+
+    def advance(self, logits_SV: Tensor) -> Move:
+        """Extend every item's beams by one token; see `Search`."""
+        chosen = self._choose(logits_SV)
+        self._generated += 1
+        last = self._generated == self._config.max_length
+        events: list[Event] = []
+        kept: list[int] = []
+        for place, (item, choices) in enumerate(zip(self._items, chosen, strict=True)):
+            if item.grow(choices, self._eos_id, last=last):
+                events += item.finish(self._config)
+            else:
+                events += item.certain()
+                kept.append(place)
+        if len(kept) < len(self._items):
+            self._drop_all_but(kept)
+        going_on = [choice for place in kept for choice in chosen[place]]
+        return Move(
+            events, kept, rows=[beam for _, beam, _ in going_on], ids=[token for token, *_ in going_on]
+        )
+
+    def _choose(self, logits_SV: Tensor) -> list[list[Choice]]:
+        beam_size, num_items = self._config.beam_size, len(self._items)
+        texts = [beam for item in self._items for beam in item.beams]
+        log_probs_SV = constrained_log_probs(logits_SV, texts, self._generated, self._config, self._eos_id)
+        # The best of all are among each beam's best.
+        sums_Bru, tokens_Bru = (t.view(num_items, -1, beam_size) for t in log_probs_SV.topk(beam_size))
+        if self._sums_Br is not None:
+            sums_Bru = sums_Bru + self._sums_Br[:, :, None]
+        penalty = self._config.penalty(self._generated + 1)
+        scores_Br, places_Br = (sums_Bru / penalty).flatten(1).topk(beam_size)
+        self._sums_Br = scores_Br * penalty
+        tokens_Br = tokens_Bru.flatten(1).gather(1, places_Br)
+        beams_Br = places_Br // beam_size
+        # One transfer: ids and float32 scores are exact in float64.
+        return [
+            [(int(token), int(beam), score) for token, beam, score in zip(*item, strict=True)]
+            for item in torch.stack(
+                [tokens_Br.double(), beams_Br.double(), scores_Br.double()], dim=1
+            ).tolist()
+        ]
+
+    def _drop_all_but(self, places: list[int]) -> None:
+        self._items = [self._items[place] for place in places]
+        if self._sums_Br is not None:
+            self._sums_Br = self._sums_Br[
+                torch.tensor(places, dtype=torch.int64, device=self._sums_Br.device)
+            ]

@@ -1,0 +1,58 @@
+"""From logits to log-probabilities, with what a configuration forbids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mplug.generation.config import GenerationConfig
+
+BANNED = -1e20
+"""Log-probability of a forbidden token, the reference's; finite, so that forbidding everything forbids nothing."""
+
+
+def constrained_log_probs(
+    logits_SV: Tensor, texts: Sequence[Sequence[int]], generated: int, config: GenerationConfig, eos_id: int
+) -> Tensor:
+    """Log-probabilities of the next token.
+
+    Repetition changes logits, before they are normalised; bans come after, as in the reference, so that the tokens
+    that are left keep their log-probabilities.
+
+    Args:
+        logits_SV: (S, V), of any float type; may be overwritten.
+        texts: the S sequences so far, prompts included.
+        generated: tokens generated so far.
+        config: what to forbid.
+        eos_id: token id that ends a text.
+
+    Returns:
+        float32 (S, V).
+    """
+    logits_SV = logits_SV.float()
+    if config.repetition_penalty != 1:
+        for row_V, text in zip(logits_SV, texts, strict=True):
+            _penalise(row_V, sorted(set(text)), config.repetition_penalty)
+    log_probs_SV = logits_SV.log_softmax(-1)
+    if generated < config.min_length:
+        log_probs_SV[:, eos_id] = BANNED
+    if config.no_repeat_ngram_size:
+        for row_V, text in zip(log_probs_SV, texts, strict=True):
+            banned = repeating_tokens(text, config.no_repeat_ngram_size)
+            row_V[torch.tensor(banned, dtype=torch.int64, device=row_V.device)] = BANNED
+    return log_probs_SV
+
+
+def repeating_tokens(text: Sequence[int], size: int) -> list[int]:
+    """Tokens that would end a run of `size` tokens that the text has already; ascending."""
+    last = tuple(text[len(text) - size + 1 :])
+    starts = range(len(text) - size + 1)
+    return sorted({text[at + size - 1] for at in starts if tuple(text[at : at + size - 1]) == last})
+
+
+def _penalise(logits_V: Tensor, ids: list[int], penalty: float) -> None:
+    index = torch.tensor(ids, dtype=torch.int64, device=logits_V.device)
+    seen = logits_V[index]
+    logits_V[index] = torch.where(seen > 0, seen / penalty, seen * penalty)

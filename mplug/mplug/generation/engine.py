@@ -1,0 +1,158 @@
+"""Decoding: a prompt read at once, then a token a step; the stream is the primitive, a batch is a loop over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mplug.errors import MplugError
+from mplug.generation.beam import BeamSearch
+from mplug.generation.config import GenerationConfig
+from mplug.generation.decoder import StateT, StepDecoder
+from mplug.generation.events import Event, Finished, Hypothesis
+from mplug.generation.sampling import TokenSearch
+from mplug.generation.search import Move, Search
+
+Start = Callable[[Sequence[int]], StateT]
+"""From the numbers of items to a state that holds them in this order, one sequence each, no token read yet."""
+
+
+def generate(
+    decoder: StepDecoder[StateT],
+    start: Start[StateT],
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    *,
+    seeds: Sequence[int] | None = None,
+) -> list[tuple[Hypothesis, ...]]:
+    """Generate texts for a batch of items; arguments and errors as in `stream`.
+
+    Returns:
+        Each item's `num_results` hypotheses.
+    """
+    finished = {
+        event.item: event.hypotheses
+        for event in stream(decoder, start, prompts, config, seeds=seeds)
+        if isinstance(event, Finished)
+    }
+    return [finished[item] for item in range(len(prompts))]
+
+
+def stream(
+    decoder: StepDecoder[StateT],
+    start: Start[StateT],
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    *,
+    seeds: Sequence[int] | None = None,
+) -> Iterator[Event]:
+    """Generate texts for a batch of items, token by token.
+
+    Items leave the batch as they finish. Closing the iterator stops all work.
+
+    Args:
+        decoder: what reads tokens.
+        start: opens a state for some of the items; called once with all of them, or once for each (deterministic).
+        prompts: every item's first tokens, the starting one included; of any lengths, at least one token each.
+        config: settings of all items.
+        seeds: of `sample`, one for each item; None = `config.seed` for every one.
+
+    Yields:
+        Each item's tokens in order, items interleaved, and an item's `Finished` after its last token.
+
+    Raises:
+        MplugError: an empty prompt, a text that could outgrow the decoder's positions, more beams than vocabulary,
+            another number of seeds than of items. Raised by the call, before any work.
+    """
+    seeds = [config.seed] * len(prompts) if seeds is None else seeds
+    _check(decoder, prompts, config, seeds)
+    return _stream(decoder, start, prompts, config, seeds)
+
+
+def _stream(
+    decoder: StepDecoder[StateT],
+    start: Start[StateT],
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    seeds: Sequence[int],
+) -> Iterator[Event]:
+    everything = list(range(len(prompts)))
+    batches = [[item] for item in everything] if config.deterministic or not everything else [everything]
+    for items in batches:
+        some_prompts = [prompts[item] for item in items]
+        search: Search
+        if config.method == "beam":
+            search = BeamSearch(config, decoder.eos_id, items, some_prompts)
+        else:
+            some_seeds = [seeds[item] for item in items]
+            search = TokenSearch(config, decoder.eos_id, items, some_prompts, some_seeds)
+        yield from _decode(decoder, start(items), some_prompts, search, config.sequences)
+
+
+def _decode(
+    decoder: StepDecoder[StateT],
+    state: StateT,
+    prompts: Sequence[Sequence[int]],
+    search: Search,
+    sequences: int,
+) -> Iterator[Event]:
+    ids_SL, lengths_S = pad_right(prompts)
+    logits_SV = decoder.step(ids_SL, state, lengths_S=lengths_S)
+    num_items, width = len(prompts), 1
+    while True:
+        move = search.advance(logits_SV)
+        yield from move.events
+        if not move.kept:
+            return
+        if len(move.kept) < num_items:
+            state.keep_images(torch.tensor(move.kept, device=logits_SV.device))
+        num_items = len(move.kept)
+        if width < sequences:
+            state.repeat(sequences)  # copies of the prompt: whichever a beam goes on from, it is the same
+            width = sequences
+        elif (rows_S := _reordered(move, width)) is not None:
+            state.select(rows_S.to(logits_SV.device))
+        logits_SV = decoder.step(torch.tensor(move.ids)[:, None], state)
+
+
+def _reordered(move: Move, width: int) -> Tensor | None:
+    # Late in a search most beams stay where they are.
+    rows = [place // width * width + row for place, row in enumerate(move.rows)]
+    return None if rows == list(range(len(rows))) else torch.tensor(rows)
+
+
+def pad_right(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
+    """Stack texts of unequal length.
+
+    Returns:
+        int64 (S, L), padded with 0, and the lengths int64 (S,), or None where all are equal.
+    """
+    lengths = [len(text) for text in texts]
+    longest = max(lengths)
+    ids_SL = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
+    return ids_SL, None if min(lengths) == longest else torch.tensor(lengths)
+
+
+def _check(
+    decoder: StepDecoder[StateT],
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    seeds: Sequence[int],
+) -> None:
+    if len(seeds) != len(prompts):
+        raise MplugError(f"there are {len(seeds)} seeds for {len(prompts)} items; give one for each, or none")
+    if config.method == "beam" and config.beam_size > decoder.vocab_size:
+        raise MplugError(
+            f"beam_size is {config.beam_size}, the vocabulary has {decoder.vocab_size} tokens; use fewer beams"
+        )
+    for item, prompt in enumerate(prompts):
+        if not prompt:
+            raise MplugError(f"the prompt of item {item} is empty; it needs the token that starts a text")
+        longest = len(prompt) + config.max_length - 1  # the last token is not read again
+        if longest > decoder.max_positions:
+            raise MplugError(
+                f"item {item} may grow to {longest} tokens before its last ({len(prompt)} of prompt, max_length "
+                f"{config.max_length}); the decoder has {decoder.max_positions} positions: lower max_length"
+            )

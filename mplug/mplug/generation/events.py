@@ -1,0 +1,40 @@
+"""What decoding yields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One text."""
+
+    ids: tuple[int, ...]
+    """Prompt, then what was generated, the ending token included where it was."""
+    score: float
+    """Sum of the generated tokens' log-probabilities, divided by the length penalty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """The next token of a text, once it is certain.
+
+    The tokens of an item's text number n, in order, are what its hypothesis number n has after the prompt.
+    """
+
+    item: int
+    id: int
+    text: int = 0
+    """Number of the hypothesis; beam search streams its best (0) alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An item's last event."""
+
+    item: int
+    hypotheses: tuple[Hypothesis, ...]
+    """Of beam search best first; of sampling in the order of their random numbers."""
+
+
+Event = Token | Finished

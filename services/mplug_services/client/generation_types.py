@@ -1,0 +1,192 @@
+"""What goes into calls that write or judge text, and what comes out: plain values, no protobuf."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from mplug_services.client.errors import ClientError
+from mplug_services.client.types import ImageSource, ModelVersion, Timings
+
+Method = Literal["beam", "greedy", "sample"]
+
+_METHOD_OF = {
+    "beam_size": "beam",
+    "length_penalty": "beam",
+    "temperature": "sample",
+    "top_k": "sample",
+    "top_p": "sample",
+    "seed": "sample",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationOptions:
+    """How a text is generated; None leaves it to the model's own settings.
+
+    Raises:
+        ValueError: Options of two methods together.
+    """
+
+    method: Method | None = None
+    """None: the method that the other options belong to, or the model's own."""
+    max_length: int | None = None
+    """Most tokens to generate, the ending one counted, the prompt not."""
+    min_length: int | None = None
+    """Tokens to generate before the end is allowed."""
+    num_results: int | None = None
+    """Texts for each item: the best beams, or as many draws."""
+    beam_size: int | None = None
+    length_penalty: float | None = None
+    """Exponent of the length penalty ((5 + length) / 6) ** alpha."""
+    temperature: float | None = None
+    top_k: int | None = None
+    """Draw from the k likeliest tokens; 0: from all."""
+    top_p: float | None = None
+    """Draw from the fewest likeliest tokens with this much probability together."""
+    seed: int | None = None
+    """The same seed draws the same text, whatever it is batched with."""
+    repetition_penalty: float | None = None
+    """Logits of tokens that the text has already are divided by it (positive ones) or multiplied; 1 is off."""
+    no_repeat_ngram_size: int | None = None
+    """No run of so many tokens comes twice; 0 is off."""
+    deterministic: bool = False
+    """Decode every item alone, so that its answer does not depend, bit for bit, on what it is batched with."""
+
+    def __post_init__(self) -> None:
+        methods = {name: method for name, method in _METHOD_OF.items() if getattr(self, name) is not None}
+        wanted = {*methods.values(), *([self.method] if self.method else [])}
+        if len(wanted) > 1:
+            raise ValueError(
+                f"options of several methods together: {', '.join(sorted(wanted))}, by {methods}"
+            )
+
+    @property
+    def effective_method(self) -> Method | None:
+        """The method that is asked for, by name or by an option that only it has; None: the model's own."""
+        for name, method in _METHOD_OF.items():
+            if getattr(self, name) is not None:
+                return "beam" if method == "beam" else "sample"
+        return self.method
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedText:
+    """One text that was generated."""
+
+    text: str
+    score: float
+    """Log-probability of the generated tokens, divided by the length penalty."""
+    token_ids: tuple[int, ...]
+    """Prompt and continuation, special tokens included."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextOutcome:
+    """The result for one picture or question of a batch: texts or an error."""
+
+    index: int
+    texts: tuple[GeneratedText, ...] = ()
+    """Best first."""
+    seed: int | None = None
+    """The seed that was used; set by sampling."""
+    truncated: bool = False
+    """The question was longer than the model reads; its end was left out."""
+    error: ClientError | None = None
+
+    @property
+    def text(self) -> str:
+        """The best text.
+
+        Raises:
+            ClientError: There is none: the item's error.
+        """
+        if self.error is not None:
+            raise self.error
+        return self.texts[0].text
+
+
+@dataclass(frozen=True, slots=True)
+class TextProgress:
+    """One message of a stream of one text."""
+
+    text: str
+    """The text so far, from its beginning: beams may think again. In the last message the best text."""
+    texts: tuple[GeneratedText, ...] = ()
+    """The texts, best first; in the last message only."""
+    seed: int | None = None
+    """The seed that was used; set by sampling, in the last message."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the last message."""
+        return bool(self.texts)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a picture."""
+
+    image: ImageSource
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
+class RankedAnswer:
+    """One of the likeliest answers of a list."""
+
+    index: int
+    """Its place in the list."""
+    text: str
+    probability: float
+    """Among the answers that were scored in full."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankOutcome:
+    """The result for one question whose answers were given: them in order, or an error."""
+
+    index: int
+    answers: tuple[RankedAnswer, ...] = ()
+    """Best first."""
+    truncated: bool = False
+    """The question was longer than the model reads; its end was left out."""
+    error: ClientError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MatchOutcome:
+    """How well one candidate matches the text; neither probability nor error where it was not reached."""
+
+    index: int
+    match_probability: float | None = None
+    error: ClientError | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether the candidate's turn came before the deadline."""
+        return self.match_probability is not None or self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RerankResult:
+    """What the model that looks at both says of each candidate, in their order."""
+
+    outcomes: tuple[MatchOutcome, ...]
+    reranked_count: int
+    """Candidates that were scored or found bad; the others were not reached before the deadline."""
+    truncated: bool
+    """The text was longer than the model reads; its end was left out."""
+    model: ModelVersion
+    timings: Timings
+
+
+class ScoreFusion(StrEnum):
+    """What orders hits that were reranked."""
+
+    SERVER_DEFAULT = "server_default"
+    MATCH = "match"
+    """The match probability alone."""
+    SUM = "sum"
+    """The sum of match probability and cosine."""
+    RECIPROCAL_RANK = "reciprocal_rank"
+    """Reciprocal ranks of both, added."""

@@ -1,0 +1,112 @@
+"""Runs the tasks of `mplug.pipeline` on a server; registered as the entry point `connect` of `mplug.remote`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mplug.errors import ConfigError
+from mplug.pipelines import PIPELINE_TASKS, Generated, Input, Outcome, Ranked
+from mplug_services.client.client import Client
+from mplug_services.client.errors import ClientError, FailedPreconditionError
+from mplug_services.client.generation_types import GenerationOptions, Question, TextOutcome
+from mplug_services.client.types import ImageSource
+
+
+class RemoteRunner:
+    """A server's model, as a `mplug.pipelines.Runner`.
+
+    Args:
+        task: `caption`, `vqa` or `rerank`.
+        client: to the server; closed with the runner.
+        options: how texts are generated.
+    """
+
+    def __init__(self, task: str, client: Client, options: GenerationOptions | None = None) -> None:
+        self._task = task
+        self._client = client
+        self._options = options
+
+    @property
+    def model_name(self) -> str:
+        """Name of the server's model for the task.
+
+        Raises:
+            ClientError: It has none, or does not answer.
+        """
+        try:
+            return self._client.server_info().model(self._task).name
+        except LookupError as error:
+            raise FailedPreconditionError(str(error), reason="MODEL_NOT_SERVED") from error
+
+    def run(self, inputs: Sequence[Input]) -> list[Outcome]:
+        """One outcome for each item, in order.
+
+        Raises:
+            ClientError: A request failed as a whole.
+        """
+        if self._task == "vqa":
+            questions = [Question(item.image, item.text) for item in inputs]
+            return [_outcome(each) for each in self._client.answer(questions, options=self._options)]
+        run = self._caption if self._task == "caption" else self._match
+        outcomes: dict[int, Outcome] = {}
+        for text, places in _by_text(inputs).items():
+            outcomes.update(zip(places, run(text, [inputs[place].image for place in places]), strict=True))
+        return [outcomes[place] for place in range(len(inputs))]
+
+    def rank(self, inputs: Sequence[Input], answers: Sequence[str], k: int = 128) -> list[Outcome]:
+        """Orders a list of answers for each question.
+
+        Raises:
+            ClientError: A request failed as a whole.
+        """
+        questions = [Question(item.image, item.text) for item in inputs]
+        return [
+            Outcome(
+                ranked=tuple(Ranked(each.index, each.text, each.probability) for each in outcome.answers),
+                error=outcome.error,
+            )
+            for outcome in self._client.rank_answers(questions, answers, k=k)
+        ]
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._client.close()
+
+    def _caption(self, prompt: str, images: list[ImageSource]) -> Iterable[Outcome]:
+        return [_outcome(each) for each in self._client.caption(images, prompt=prompt, options=self._options)]
+
+    def _match(self, text: str, images: list[ImageSource]) -> Iterable[Outcome]:
+        size = self._client.server_info().limits.max_batch_size
+        for start in range(0, len(images), size):
+            for each in self._client.rerank(text, images[start : start + size]).outcomes:
+                missed = (
+                    None if each.reached else ClientError("the deadline came first", code="DEADLINE_EXCEEDED")
+                )
+                yield Outcome(match_probability=each.match_probability, error=each.error or missed)
+
+
+def connect(task: str, address: str, settings: Mapping[str, Any]) -> RemoteRunner:
+    """The runner of one of ModelScope's tasks at an address.
+
+    Raises:
+        ConfigError: An unknown setting.
+    """
+    try:
+        options = GenerationOptions(**settings) if settings else None
+    except TypeError as error:
+        known = ", ".join(GenerationOptions.__dataclass_fields__)
+        raise ConfigError(
+            f"unknown among {', '.join(settings)}; settings of generation are {known}"
+        ) from error
+    return RemoteRunner(PIPELINE_TASKS[task], Client(address), options)
+
+
+def _by_text(inputs: Sequence[Input]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for place, item in enumerate(inputs):
+        places.setdefault(item.text, []).append(place)
+    return places
+
+
+def _outcome(outcome: TextOutcome) -> Outcome:
+    texts = tuple(Generated(each.text, each.score, each.token_ids) for each in outcome.texts)
+    return Outcome(texts, error=outcome.error)

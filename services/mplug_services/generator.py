@@ -1,0 +1,355 @@
+"""From pictures, prompts and questions to texts: room in the queue, preparation, the model; an outcome for each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mplug.text.tokenizer import Tokens
+from mplug_services.engine_seam import Engine
+from mplug_services.errors import invalid_argument
+from mplug_services.generation_options import GenerationSettings
+from mplug_services.generation_work import (
+    AnswerQuestion,
+    CaptionImage,
+    GeneratedIds,
+    PictureItem,
+    RankAnswers,
+    RankedIndices,
+)
+from mplug_services.prepare import PreparedImage, Preparer
+from mplug_services.room import Room, StageSeconds, stage_seconds
+from mplug_services.served_model import DecoderFacts, ServedModel
+from mplug_services.tasks import both
+from mplug_services.work import WorkResult
+
+GENERATE_PATIENCE = 10.0
+"""Seconds: a batch of captions or answers."""
+STREAM_PATIENCE = 3.0
+"""Seconds: somebody reads along."""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedText:
+    """One text."""
+
+    text: str
+    """Prompt and continuation, without special tokens."""
+    score: float
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextOutcome:
+    """What became of one item: texts, best first, ranked answers, or an error."""
+
+    texts: tuple[GeneratedText, ...] = ()
+    ranked: RankedIndices | None = None
+    error: Exception | None = None
+    truncated: bool = False
+    """The question was longer than the model reads."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextBatch:
+    """Outcomes in the order of the items."""
+
+    outcomes: list[TextOutcome]
+    seconds: StageSeconds
+
+
+@dataclass(frozen=True, slots=True)
+class PictureQuestion:
+    """A question about a picture."""
+
+    image: bytes
+    """The file's bytes."""
+    question: str
+
+
+MakeItem = Callable[[NDArray[np.uint8], Tokens | None], PictureItem]
+"""From pixels and the question's tokens to a work item."""
+
+
+class Generator:
+    """What CaptionService, VqaService and SearchService share.
+
+    Args:
+        model: a loaded model that has a decoder.
+        engine: runs the work.
+        preparer: decodes and tokenizes.
+    """
+
+    def __init__(self, model: ServedModel, engine: Engine, preparer: Preparer) -> None:
+        assert model.decoder is not None, model
+        self.model = model
+        self.decoder: DecoderFacts = model.decoder
+        self._engine = engine
+        self._preparer = preparer
+
+    async def caption(
+        self,
+        images: Sequence[bytes],
+        settings: GenerationSettings,
+        *,
+        prompt: str = "",
+        deadline: float | None = None,
+        patience: float = GENERATE_PATIENCE,
+    ) -> TextBatch:
+        """Describe encoded pictures.
+
+        Args:
+            images: the files' bytes.
+            settings: of all of them.
+            prompt: what every caption begins with.
+            deadline: `time.monotonic()` after which nobody waits any more; None: no such time.
+            patience: seconds in which it wants to be served (see `Scheduler`).
+
+        Raises:
+            ServiceError: prompt and `max_length` go beyond what the decoder holds.
+            WorkError: the whole batch was refused, or its deadline passed. Cancellation ends its work.
+        """
+        make = await self._captions(settings, prompt, deadline, patience)
+        return await self._run(images, None, make)
+
+    async def stream_caption(
+        self, image: bytes, settings: GenerationSettings, *, prompt: str = "", deadline: float | None = None
+    ) -> AsyncGenerator[str | TextOutcome, None]:
+        """Describe one picture; arguments and errors as in `caption`.
+
+        Yields:
+            The text so far, from its beginning, each time it has grown, and at last the outcome. Closing the iterator
+            ends the work.
+        """
+        make = await self._captions(settings, prompt, deadline, STREAM_PATIENCE, stream=True)
+        async with contextlib.aclosing(self._stream(image, None, make)) as steps:
+            async for step in steps:
+                yield step
+
+    async def answer(
+        self,
+        questions: Sequence[PictureQuestion],
+        settings: GenerationSettings,
+        *,
+        deadline: float | None = None,
+        patience: float = GENERATE_PATIENCE,
+    ) -> TextBatch:
+        """Answer questions in words of the model's own; arguments and errors as in `caption`."""
+        make = self._answers(settings, deadline, patience)
+        return await self._run(
+            [each.image for each in questions], [each.question for each in questions], make
+        )
+
+    async def stream_answer(
+        self, question: PictureQuestion, settings: GenerationSettings, *, deadline: float | None = None
+    ) -> AsyncGenerator[str | TextOutcome, None]:
+        """Answer one question; yields as `stream_caption` does."""
+        make = self._answers(settings, deadline, STREAM_PATIENCE, stream=True)
+        async with contextlib.aclosing(self._stream(question.image, question.question, make)) as steps:
+            async for step in steps:
+                yield step
+
+    async def rank(
+        self,
+        questions: Sequence[PictureQuestion],
+        answers: Sequence[str],
+        k: int,
+        *,
+        field: str,
+        deadline: float | None = None,
+    ) -> TextBatch:
+        """Choose among given answers.
+
+        Args:
+            questions: to be answered.
+            answers: to choose from, at least one.
+            k: how many likely ones are scored in full.
+            field: path of the answers in the request.
+            deadline: as in `caption`.
+
+        Raises:
+            ServiceError: an answer has no token that the model knows how to read, or too many.
+            WorkError: as in `caption`.
+        """
+        ids = await self._tokenize_answers(answers, field)
+
+        def make(pixels: NDArray[np.uint8], question: Tokens | None) -> PictureItem:
+            assert question is not None, "answers are for questions"
+            return RankAnswers(
+                pixels=pixels,
+                question=question.ids,
+                answers=ids,
+                k=k,
+                deadline=deadline,
+                patience=GENERATE_PATIENCE,
+            )
+
+        return await self._run(
+            [each.image for each in questions], [each.question for each in questions], make
+        )
+
+    async def _captions(
+        self,
+        settings: GenerationSettings,
+        prompt: str,
+        deadline: float | None,
+        patience: float,
+        *,
+        stream: bool = False,
+    ) -> MakeItem:
+        prompt_ids = (self.decoder.bos_id, *await self._tokenize_prompt(prompt))
+        self._check_length(len(prompt_ids), settings)
+
+        def make(pixels: NDArray[np.uint8], _: Tokens | None) -> PictureItem:
+            return CaptionImage(
+                pixels=pixels,
+                config=settings.config,
+                prompt=prompt_ids,
+                seed=settings.seed,
+                stream=stream,
+                deadline=deadline,
+                patience=patience,
+            )
+
+        return make
+
+    def _answers(
+        self, settings: GenerationSettings, deadline: float | None, patience: float, *, stream: bool = False
+    ) -> MakeItem:
+        self._check_length(1, settings)
+
+        def make(pixels: NDArray[np.uint8], question: Tokens | None) -> PictureItem:
+            assert question is not None, "answers are for questions"
+            return AnswerQuestion(
+                pixels=pixels,
+                question=question.ids,
+                config=settings.config,
+                prompt=(self.decoder.bos_id,),
+                seed=settings.seed,
+                stream=stream,
+                deadline=deadline,
+                patience=patience,
+            )
+
+        return make
+
+    async def _tokenize_prompt(self, prompt: str) -> list[int]:
+        if not prompt:
+            return []
+        (tokens,) = await self._preparer.texts([prompt], self.model.tokenizer)
+        if isinstance(tokens, Exception):
+            raise tokens
+        if tokens.truncated:
+            most = self.model.tokenizer.max_length - 2
+            raise invalid_argument(
+                "prompt",
+                f"it is longer than the {most} tokens that the model reads",
+                reason="PROMPT_TOO_LONG",
+            )
+        return [int(token) for token in tokens.ids[1:-1]]
+
+    async def _tokenize_answers(self, answers: Sequence[str], field: str) -> tuple[tuple[int, ...], ...]:
+        """From the starting token to [SEP], which ends an answer."""
+        ids = []
+        for index, tokens in enumerate(await self._preparer.texts(answers, self.model.tokenizer)):
+            if isinstance(tokens, Exception):
+                raise tokens
+            if tokens.truncated or len(tokens.ids) > self.decoder.max_positions:
+                raise invalid_argument(
+                    f"{field}[{index}]", "the answer is longer than the model reads", reason="TEXT_TOO_LONG"
+                )
+            ids.append((self.decoder.bos_id, *map(int, tokens.ids[1:])))
+        return tuple(ids)
+
+    def _check_length(self, prompt: int, settings: GenerationSettings) -> None:
+        longest = prompt + settings.config.max_length - 1  # the last token is not read again
+        if longest > self.decoder.max_positions:
+            raise invalid_argument(
+                f"{settings.field}.max_length",
+                f"with {prompt} tokens of prompt and start a text may grow to {longest}; the decoder has "
+                f"{self.decoder.max_positions} positions",
+                reason="OUT_OF_RANGE",
+            )
+
+    async def _run(
+        self, images: Sequence[bytes], questions: Sequence[str] | None, make: MakeItem
+    ) -> TextBatch:
+        if not images:
+            return TextBatch([], StageSeconds())
+        async with Room(self._engine, len(images)) as room:
+            started = time.monotonic()
+            prepared = await self._prepare(images, questions)
+            seconds = time.monotonic() - started
+            items = [make(*each) for each in prepared if isinstance(each, tuple)]
+            results = iter(await room.run(items))
+        outcomes = [
+            self._outcome(each[1], next(results)) if isinstance(each, tuple) else TextOutcome(error=each)
+            for each in prepared
+        ]
+        return TextBatch(outcomes, stage_seconds(seconds, room.results))
+
+    async def _stream(
+        self, image: bytes, question: str | None, make: MakeItem
+    ) -> AsyncGenerator[str | TextOutcome, None]:
+        async with Room(self._engine, 1) as room:
+            (prepared,) = await self._prepare([image], None if question is None else [question])
+            if isinstance(prepared, Exception):
+                yield TextOutcome(error=prepared)
+                return
+            grown: asyncio.Queue[object] = asyncio.Queue()
+            loop = asyncio.get_running_loop()
+
+            def report(_: int, value: object) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+                    loop.call_soon_threadsafe(grown.put_nowait, value)
+
+            running = asyncio.create_task(room.run([make(*prepared)], progress=report))
+            running.add_done_callback(lambda _: grown.put_nowait(None))
+            try:
+                while isinstance(ids := await grown.get(), tuple):
+                    yield self.decoder.tokenizer.decode(ids)
+                (result,) = await running
+                yield self._outcome(prepared[1], result)
+            finally:
+                running.cancel()
+
+    async def _prepare(
+        self, images: Sequence[bytes], questions: Sequence[str] | None
+    ) -> list[tuple[NDArray[np.uint8], Tokens | None] | Exception]:
+        """Pixels and the question's tokens of each item, or what is wrong with it."""
+        pictures, texts = await both(
+            self._preparer.images(images, self.model.image_size),
+            self._preparer.texts(questions or [], self.model.tokenizer),
+        )
+        return [
+            _pair(picture, text)
+            for picture, text in zip(pictures, texts if questions else [None] * len(images), strict=True)
+        ]
+
+    def _outcome(self, question: Tokens | None, result: WorkResult | Exception) -> TextOutcome:
+        truncated = question is not None and question.truncated
+        if isinstance(result, Exception):
+            return TextOutcome(error=result, truncated=truncated)
+        if isinstance(result.value, RankedIndices):
+            return TextOutcome(ranked=result.value, truncated=truncated)
+        found = result.expect(GeneratedIds)
+        decode = self.decoder.tokenizer.decode
+        texts = tuple(
+            GeneratedText(decode(ids), score, ids)
+            for ids, score in zip(found.texts, found.scores, strict=True)
+        )
+        return TextOutcome(texts, truncated=truncated)
+
+
+def _pair(
+    picture: PreparedImage | Exception, text: Tokens | Exception | None
+) -> tuple[NDArray[np.uint8], Tokens | None] | Exception:
+    if isinstance(picture, Exception):
+        return picture
+    return text if isinstance(text, Exception) else (picture.pixels, text)

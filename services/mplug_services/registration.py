@@ -1,0 +1,176 @@
+"""Which services there are, what each needs, and how they are put into a gRPC server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from grpc import aio
+
+from mplug_api.v1 import (
+    caption_service_pb2,
+    caption_service_pb2_grpc,
+    embedding_service_pb2,
+    embedding_service_pb2_grpc,
+    index_service_pb2,
+    index_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    rerank_service_pb2,
+    rerank_service_pb2_grpc,
+    search_service_pb2,
+    search_service_pb2_grpc,
+    vqa_service_pb2,
+    vqa_service_pb2_grpc,
+)
+from mplug_services.blocking import BlockingPool
+from mplug_services.caption_service import CaptionService
+from mplug_services.config import MODEL_SETTINGS, ServeConfig
+from mplug_services.embedder import Embedder, EmbedderSlot
+from mplug_services.embedding_service import EmbeddingService
+from mplug_services.engine_seam import Engine
+from mplug_services.errors import failed_precondition, unavailable
+from mplug_services.generator import Generator
+from mplug_services.image_reader import ImageReader
+from mplug_services.index_service import IndexService
+from mplug_services.kept_pictures import KeptPictures
+from mplug_services.model_service import ModelService
+from mplug_services.prepare import Preparer
+from mplug_services.rerank_service import RerankService
+from mplug_services.reranker import Reranker
+from mplug_services.search_service import SearchService
+from mplug_services.served_model import ServedModel
+from mplug_services.slot import Slot
+from mplug_services.storage import Storage
+from mplug_services.token_cache import TokenCache
+from mplug_services.vqa_service import VqaService
+
+FULL_NAMES = {
+    "embedding": embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name,
+    "index": index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name,
+    "search": search_service_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
+    "caption": caption_service_pb2.DESCRIPTOR.services_by_name["CaptionService"].full_name,
+    "vqa": vqa_service_pb2.DESCRIPTOR.services_by_name["VqaService"].full_name,
+    "rerank": rerank_service_pb2.DESCRIPTOR.services_by_name["RerankService"].full_name,
+    "model": model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+}
+TASKS_OF = {
+    "embedding": "retrieval",
+    "search": "retrieval",
+    "caption": "caption",
+    "vqa": "vqa",
+    "rerank": "rerank",
+}
+"""Services that are nothing without the model of a task."""
+LOADING_RETRY_SECONDS = 1.0
+
+
+class Slots:
+    """Where the models' users will be once the models are loaded and warm.
+
+    Args:
+        config: says which models are given.
+    """
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.embedder = EmbedderSlot(_not_ready("retrieval", config))
+        self.captioner: Slot[Generator] = Slot(_not_ready("caption", config))
+        self.answerer: Slot[Generator] = Slot(_not_ready("vqa", config))
+        self.reranker: Slot[Reranker] = Slot(_not_ready("rerank", config))
+        self.models: dict[str, ServedModel] = {}
+        """By task, what is in service."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What services are made of."""
+
+    config: ServeConfig
+    slots: Slots
+    pool: BlockingPool
+    preparer: Preparer
+    reader: ImageReader
+    pictures: KeptPictures
+    storage: Storage | None
+    tokens: TokenCache | None
+    """Where the reranker's image tokens are kept; None where nothing is reranked."""
+    draining: asyncio.Event
+
+
+def selected(config: ServeConfig) -> list[str]:
+    """Names of the services that a server is to have; ModelService in any case."""
+    return [name for name in FULL_NAMES if name in config.services or name == "model"]
+
+
+def served(config: ServeConfig) -> list[str]:
+    """Names of the selected services whose model is given; the others answer that it is not."""
+    return [name for name in selected(config) if TASKS_OF.get(name, "") in {"", *config.sources}]
+
+
+def add_services(server: aio.Server, parts: Parts) -> None:
+    """Put the selected services into a server."""
+    config, slots = parts.config, parts.slots
+    names = selected(config)
+    if "embedding" in names:
+        embedding = EmbeddingService(slots.embedder, parts.reader, config)
+        embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(embedding, server)
+    if "index" in names and parts.storage is not None:
+        index = IndexService(parts.storage.database, parts.pool, config)
+        index_service_pb2_grpc.add_IndexServiceServicer_to_server(index, server)
+    if "search" in names and parts.storage is not None:
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server(_search(parts, parts.storage), server)
+    if "caption" in names:
+        caption = CaptionService(slots.captioner, parts.reader, config)
+        caption_service_pb2_grpc.add_CaptionServiceServicer_to_server(caption, server)
+    if "vqa" in names:
+        vqa = VqaService(slots.answerer, parts.reader, config)
+        vqa_service_pb2_grpc.add_VqaServiceServicer_to_server(vqa, server)
+    if "rerank" in names:
+        collections = None if parts.storage is None else parts.storage.collections
+        rerank = RerankService(slots.reranker, collections, parts.pool, config)
+        rerank_service_pb2_grpc.add_RerankServiceServicer_to_server(rerank, server)
+    model = ModelService(slots.models, config, [FULL_NAMES[name] for name in served(config)])
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+
+
+def fill_slots(parts: Parts, models: Mapping[str, ServedModel], engine: Engine) -> None:
+    """Put loaded models in service."""
+    slots = parts.slots
+    slots.models.update(models)
+    if "retrieval" in models:
+        slots.embedder.fill(Embedder(models["retrieval"], engine, parts.preparer))
+    if "caption" in models:
+        slots.captioner.fill(Generator(models["caption"], engine, parts.preparer))
+    if "vqa" in models:
+        slots.answerer.fill(Generator(models["vqa"], engine, parts.preparer))
+    if "rerank" in models and parts.tokens is not None:
+        slots.reranker.fill(
+            Reranker(models["rerank"], engine, parts.preparer, parts.tokens, parts.pictures, parts.pool)
+        )
+
+
+def _search(parts: Parts, storage: Storage) -> SearchService:
+    return SearchService(
+        parts.slots.embedder,
+        storage.collections,
+        parts.pool,
+        parts.reader,
+        parts.config,
+        parts.draining,
+        pictures=parts.pictures,
+        rerankers=parts.slots.reranker,
+        captioners=parts.slots.captioner,
+    )
+
+
+def _not_ready(task: str, config: ServeConfig) -> Callable[[], Exception]:
+    """What callers are told while a task's model is not there: it is being loaded, or it was never given."""
+    setting = MODEL_SETTINGS[task]
+    if task not in config.sources:
+        return lambda: failed_precondition(
+            "MODEL_NOT_CONFIGURED", f"this server has no model for it; start it with {setting} set"
+        )
+    return lambda: unavailable(
+        "MODEL_LOADING", "the model is being loaded; try again", retry_seconds=LOADING_RETRY_SECONDS
+    )
