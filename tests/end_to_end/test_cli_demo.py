@@ -43,7 +43,13 @@ def test_the_demo_searches_the_gallery_and_a_second_run_takes_seconds(tmp_path: 
 
 
 def test_ctrl_c_stops_the_demo_and_its_server(tmp_path: Path) -> None:
-    with subprocess.Popen([*COMMAND, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True) as demo:
+    # A suite that runs in the background has Ctrl-C ignored, and its children would inherit that.
+    with subprocess.Popen(
+        [*COMMAND, str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
             if line.startswith("server ready at "):
