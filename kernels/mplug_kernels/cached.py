@@ -4,8 +4,6 @@ Nothing is tiled: the sequences of one memory (beams, questions) are folded into
 because cross-attention has no order among its queries.
 """
 
-# ruff: noqa: N815 - tensor names carry their dimensions
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What every form of cross-attention takes."""
 
-# ruff: noqa: N815 - tensor names carry their dimensions
-
 from __future__ import annotations
 
 from dataclasses import dataclass

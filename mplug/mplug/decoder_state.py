@@ -1,7 +1,5 @@
 """What a text decoder keeps between its steps."""
 
-# ruff: noqa: N815 - tensor names carry their dimensions
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -13,8 +13,6 @@ Equal to `RerankModel.itm_scores` within rounding, but nothing is computed that 
 Candidates are scored in chunks under a byte budget; between two chunks a deadline is asked.
 """
 
-# ruff: noqa: N815 - tensor names carry their dimensions
-
 from __future__ import annotations
 
 import itertools

@@ -3,8 +3,6 @@
 Legend: N visual tokens, D their width.
 """
 
-# ruff: noqa: N815 - array names carry their dimensions
-
 from __future__ import annotations
 
 from dataclasses import dataclass

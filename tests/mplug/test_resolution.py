@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from golden.mplug_cases import GoldenCase, some_pixels, tiny_config, tiny_model
+from golden.mplug_cases import some_pixels, tiny_config, tiny_model
 from mplug.checkpoints import modelscope, native
-from mplug.checkpoints.raw import resize_positions as resize_as_raw_folders_do
 from mplug.checkpoints.resolution import at_image_size, resize_positions
 from mplug.config import ImageEncoderConfig
 from mplug.errors import ConfigError
@@ -175,12 +174,6 @@ def test_every_row_is_the_mean_of_its_neighbours_weighted_by_nearness(
                 (dy * dx * cells[y, x] for y, dy in sources(row) for x, dx in sources(column)), torch.zeros(3)
             )
             assert torch.allclose(resized[prefix + row * grid + column], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("grid", [2, 4, 5, 9])
-def test_raw_folders_are_resized_the_same_way(grid: int, retrieval_case: GoldenCase) -> None:
-    table = retrieval_case.weights["visual_encoder.visual.positional_embedding"]
-    assert torch.equal(resize_positions(table, grid), resize_as_raw_folders_do(table, grid))
 
 
 @pytest.mark.parametrize(("rows", "prefix"), [(6, 1), (1, 1), (0, 1), (3, 0)])

@@ -14,7 +14,7 @@ from typing import TypeVar
 from mplug.checkpoints.files import read_bert_json, read_tensors, read_yaml
 from mplug.checkpoints.names import POSITIONAL_EMBEDDING
 from mplug.checkpoints.reference import ReferenceFolder, build
-from mplug.checkpoints.resolution import resize_positions as resize_positions
+from mplug.checkpoints.resolution import resize_positions
 from mplug.checkpoints.settings import DEFAULTS, ReferenceSettings, VisionLibrary
 from mplug.errors import CheckpointError
 from mplug.task_model import TaskModel

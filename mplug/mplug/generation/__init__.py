@@ -2,7 +2,7 @@
 
 from mplug.generation.config import GenerationConfig, Method
 from mplug.generation.decoder import DecodingState, ScoringDecoder, StepDecoder
-from mplug.generation.engine import generate, stream
+from mplug.generation.engine import decode_steps, generate, stream
 from mplug.generation.events import Event, Finished, Hypothesis, Token
 from mplug.generation.ranking import RankedAnswer, rank_answers
 
@@ -17,6 +17,7 @@ __all__ = [
     "ScoringDecoder",
     "StepDecoder",
     "Token",
+    "decode_steps",
     "generate",
     "rank_answers",
     "stream",

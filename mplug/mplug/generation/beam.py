@@ -114,11 +114,19 @@ class BeamSearch:
                 events += item.certain()
                 kept.append(place)
         if len(kept) < len(self._items):
-            self._drop_all_but(kept)
+            self.keep(kept)
         going_on = [choice for place in kept for choice in chosen[place]]
         return Move(
             events, kept, rows=[beam for _, beam, _ in going_on], ids=[token for token, *_ in going_on]
         )
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with these items alone; see `Search`."""
+        self._items = [self._items[place] for place in places]
+        if self._sums_Br is not None:
+            self._sums_Br = self._sums_Br[
+                torch.tensor(list(places), dtype=torch.int64, device=self._sums_Br.device)
+            ]
 
     def _choose(self, logits_SV: Tensor) -> list[list[Choice]]:
         beam_size, num_items = self._config.beam_size, len(self._items)
@@ -140,10 +148,3 @@ class BeamSearch:
                 [tokens_Br.double(), beams_Br.double(), scores_Br.double()], dim=1
             ).tolist()
         ]
-
-    def _drop_all_but(self, places: list[int]) -> None:
-        self._items = [self._items[place] for place in places]
-        if self._sums_Br is not None:
-            self._sums_Br = self._sums_Br[
-                torch.tensor(places, dtype=torch.int64, device=self._sums_Br.device)
-            ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -81,40 +81,69 @@ def _stream(
     everything = list(range(len(prompts)))
     batches = [[item] for item in everything] if config.deterministic or not everything else [everything]
     for items in batches:
-        some_prompts = [prompts[item] for item in items]
-        search: Search
-        if config.method == "beam":
-            search = BeamSearch(config, decoder.eos_id, items, some_prompts)
-        else:
-            some_seeds = [seeds[item] for item in items]
-            search = TokenSearch(config, decoder.eos_id, items, some_prompts, some_seeds)
-        yield from _decode(decoder, start(items), some_prompts, search, config.sequences)
+        some_prompts = {item: prompts[item] for item in items}
+        some_seeds = [seeds[item] for item in items]
+        for events in decode_steps(decoder, start(items), some_prompts, config, some_seeds):
+            yield from events
 
 
-def _decode(
+def decode_steps(
     decoder: StepDecoder[StateT],
     state: StateT,
-    prompts: Sequence[Sequence[int]],
-    search: Search,
-    sequences: int,
-) -> Iterator[Event]:
-    ids_SL, lengths_S = pad_right(prompts)
+    prompts: Mapping[int, Sequence[int]],
+    config: GenerationConfig,
+    seeds: Sequence[int],
+    *,
+    alive: Callable[[int], bool] = lambda item: True,
+) -> Iterator[list[Event]]:
+    """Decode one batch, a step at a time; what `stream` is made of, for whoever has other work between two steps.
+
+    Nothing is checked here.
+
+    Args:
+        decoder: what reads tokens.
+        state: of the items in the order of `prompts`, one sequence each, no token read yet.
+        prompts: by item, its first tokens.
+        config: settings of all items.
+        seeds: of `sample`, in the order of `prompts`.
+        alive: asked of every item after every step; without one that is not, the others go on.
+
+    Yields:
+        What each step decided.
+    """
+    going = list(prompts)
+    search = _search(decoder.eos_id, prompts, config, seeds)
+    ids_SL, lengths_S = pad_right(list(prompts.values()))
     logits_SV = decoder.step(ids_SL, state, lengths_S=lengths_S)
-    num_items, width = len(prompts), 1
+    width = 1
     while True:
         move = search.advance(logits_SV)
-        yield from move.events
-        if not move.kept:
+        yield move.events
+        stay = [place for place, kept in enumerate(move.kept) if alive(going[kept])]
+        if not stay:
             return
-        if len(move.kept) < num_items:
+        if len(stay) < len(move.kept):
+            search.keep(stay)
+            move = move.only(stay)
+        if len(move.kept) < len(going):
             state.keep_images(torch.tensor(move.kept, device=logits_SV.device))
-        num_items = len(move.kept)
-        if width < sequences:
-            state.repeat(sequences)  # copies of the prompt: whichever a beam goes on from, it is the same
-            width = sequences
+        going = [going[place] for place in move.kept]
+        if width < config.sequences:
+            state.repeat(
+                config.sequences
+            )  # copies of the prompt: whichever a beam goes on from, it is the same
+            width = config.sequences
         elif (rows_S := _reordered(move, width)) is not None:
             state.select(rows_S.to(logits_SV.device))
         logits_SV = decoder.step(torch.tensor(move.ids)[:, None], state)
+
+
+def _search(
+    eos_id: int, prompts: Mapping[int, Sequence[int]], config: GenerationConfig, seeds: Sequence[int]
+) -> Search:
+    if config.method == "beam":
+        return BeamSearch(config, eos_id, list(prompts), list(prompts.values()))
+    return TokenSearch(config, eos_id, list(prompts), list(prompts.values()), seeds)
 
 
 def _reordered(move: Move, width: int) -> Tensor | None:

@@ -74,6 +74,11 @@ class TokenSearch:
                 events.append(Finished(number, ended))
         return self._go_on(events)
 
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with these items alone; see `Search`."""
+        self._numbers = [self._numbers[place] for place in places]
+        self._texts = [self._texts[place] for place in places]
+
     def _choose(self, logits_SV: Tensor) -> list[tuple[int, float]]:
         texts = [text for item in self._texts for text in item]
         ids = [text.ids for text in texts]
@@ -97,8 +102,7 @@ class TokenSearch:
         kept = [
             place for place, texts in enumerate(self._texts) if any(text.hypothesis is None for text in texts)
         ]
-        self._numbers = [self._numbers[place] for place in kept]
-        self._texts = [self._texts[place] for place in kept]
+        self.keep(kept)
         return Move(
             events,
             kept,

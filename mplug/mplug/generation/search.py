@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,17 @@ class Move:
     ids: list[int]
     """Its new token."""
 
+    def only(self, places: Sequence[int]) -> Move:
+        """The same decision for some of the kept items alone: those at these places of `kept`, ascending."""
+        width = len(self.rows) // max(1, len(self.kept))
+        sequences = [place * width + row for place in places for row in range(width)]
+        return Move(
+            self.events,
+            [self.kept[place] for place in places],
+            rows=[self.rows[sequence] for sequence in sequences],
+            ids=[self.ids[sequence] for sequence in sequences],
+        )
+
 
 class Search(Protocol):
     """Chooses tokens for a batch of items until the last of them has ended."""
@@ -32,4 +44,8 @@ class Search(Protocol):
         Args:
             logits_SV: (S, V); the first time one sequence for each item (its prompt), from then on r.
         """
+        ...
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Of the items that go on, go on with those at these places alone, ascending."""
         ...

@@ -10,8 +10,6 @@ The reference's in-place skip addition makes its own training wrong (see docs/de
 gradients of the same step with the addition out of place.
 """
 
-# ruff: noqa: N815 - tensor names carry their dimensions
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mplug.captioning import CaptionModel
 from mplug.decoder_state import DecoderState
-from mplug.generation import Event, Finished, GenerationConfig, rank_answers
+from mplug.generation import Event, Finished, GenerationConfig, decode_steps, rank_answers
 from mplug.text.tokenizer import Tokens, pad
 from mplug.text_decoder import TextDecoder
 from mplug.vqa import VqaModel
@@ -30,7 +30,6 @@ from mplug_services.generation_work import (
     RankAnswers,
     RankedIndices,
 )
-from mplug_services.runners.decoding import decode_steps, make_search
 from mplug_services.runners.runner import Alive, Deliver
 from mplug_services.work import NonFiniteError, Progress, WorkItem, WorkKind
 
@@ -178,14 +177,10 @@ def _decode(
     alive: Alive,
 ) -> Iterator[None]:
     config = next(iter(items.values())).config
-    searches = {
-        place: make_search(config, decoder.eos_id, place, item.prompt, item.seed)
-        for place, item in items.items()
-    }
     prompts = {place: item.prompt for place, item in items.items()}
+    seeds = [item.seed for item in items.values()]
     streamed = {place: list(item.prompt) for place, item in items.items() if item.stream}
-    steps = decode_steps(decoder, state, prompts, searches, config.sequences, alive)
-    for events in steps:
+    for events in decode_steps(decoder, state, prompts, config, seeds, alive=alive):
         _tell(events, streamed, deliver)
         yield
 
