@@ -11,13 +11,13 @@ import grpc
 from golden.mplug_cases import tiny
 from mplug.captioning import CaptionModel
 from mplug_api.v1 import caption_service_pb2 as pb
-from mplug_api.v1 import embedding_service_pb2
 from mplug_api.v1 import generation_pb2 as gen
+from mplug_api.v1 import search_service_pb2 as search_pb
 from mplug_api.v1.caption_service_pb2_grpc import CaptionServiceStub
-from mplug_api.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
+from mplug_api.v1.search_service_pb2_grpc import SearchServiceStub
 from services.generation_servers import Gate, ids_of, model_server
 from services.pets import fails
-from services.serving import build_model, image_input, poll
+from services.serving import build_model, image_input, ingest_requests, poll
 
 LONG = gen.GenerationOptions(min_length=30, max_length=30, greedy=gen.Greedy())
 STEPS = 30
@@ -45,34 +45,26 @@ async def test_a_search_overtakes_a_caption_between_two_tokens(tmp_path: Path) -
     models = {"retrieval": build_model(), "caption": model}
     async with model_server(tmp_path, models) as (server, channel):
         captions: Any = CaptionServiceStub(channel)
-        embedding: Any = EmbeddingServiceStub(channel)
+        searches: Any = SearchServiceStub(channel)
+        assert [each async for each in searches.Ingest(iter(ingest_requests("pets", range(3))))]
         reset(gate)
         gate.open.clear()
         caption = asyncio.ensure_future(
             captions.Caption(pb.CaptionRequest(images=[image_input(1)], options=LONG))
         )
         await pass_one(gate)
-        request = embedding_service_pb2.EmbedTextsRequest(texts=["piece7"])
-        # An RPC's deadline is what makes it more urgent than a caption.
-        urgent = asyncio.ensure_future(embedding.EmbedTexts(request, timeout=5.0))
-        await poll(lambda: server.queue_length == 1, "the text to wait for the model")
-        at_the_gate = gate.steps
-        order: list[str] = []
-        urgent.add_done_callback(lambda _: order.append("urgent"))
-        caption.add_done_callback(lambda _: order.append("caption"))
-        # One step at a time: the text is through before a second one begins.
-        steps_when_done = asyncio.ensure_future(_steps_at_the_end(urgent, gate))
+        request = search_pb.SearchRequest(collection="pets", parts=[search_pb.QueryPart(text="piece7")])
+        search = searches.Search(request, timeout=20.0)
+        await poll(lambda: server.queue_length == 1, "the search to wait for the model")
+        # The step at the gate goes through, and the next one of the caption stands there again.
+        gate.shut_at = 1
         gate.open.set()
-        assert (await urgent).results[0].HasField("embedding")
+        assert len((await search).hits) == 3
+        assert gate.steps <= 2
+        assert not caption.done()
+        gate.open.set()
         await caption
-        await steps_when_done
-        assert order == ["urgent", "caption"]
-        assert at_the_gate < gate.steps == STEPS
-
-
-async def _steps_at_the_end(call: Any, gate: Gate) -> int:  # Any: a future of an aio call
-    await call
-    return gate.steps
+        assert gate.steps == STEPS
 
 
 async def test_a_client_that_leaves_stops_its_decoding(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from grpc import aio
+from PIL import Image
 from torch import Tensor
 
 import mplug
@@ -56,10 +57,6 @@ def golden_model(name: str, folder: Path, task: str) -> tuple[GoldenCase, Model]
 
 def golden_image(number: int) -> common_pb2.ImageInput:
     """The picture that stands for the reference's of this number."""
-    import io
-
-    from PIL import Image
-
     stream = io.BytesIO()
     Image.new("RGB", (32, 32), (number, number, number)).save(stream, "PNG")
     return common_pb2.ImageInput(data=stream.getvalue())
@@ -107,9 +104,3 @@ class Gate:
         assert self.open.wait(30), "the gate stayed shut"
         logits: Tensor = self._step(ids_SL, state, **options)
         return logits
-
-
-def endless(model: Any) -> None:
-    """Let a model never end a text of itself. Any: of either task."""
-    with torch.no_grad():
-        model.text_decoder.head.bias[model.text_decoder.eos_id] = -1e4

@@ -1,6 +1,7 @@
+"""The cache of image tokens, by cases and beside a dict."""
+
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -9,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
@@ -19,94 +19,27 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from numpy.typing import NDArray
 
-from mplug_services.stored_tokens import StoredTokens, encode, from_bytes, size_in_bytes
+from mplug_services.stored_tokens import size_in_bytes
 from mplug_services.token_cache import TokenCache, TokenKey, TokenStorage
-from mplug_services.token_segments import HEADER_BYTES, SEGMENTS, SegmentsBusyError, TokenSegments
-
-FP16, INT8 = TokenStorage.FP16, TokenStorage.INT8
-KEEPING = pytest.mark.parametrize("storage", [FP16, INT8])
-ROWS, WIDTH = 5, 8
-LARGE = 2**24
-Tokens = NDArray[np.float32]
-Halves = NDArray[np.float16]
-
-
-def key_of(number: int, tower: str = "t") -> TokenKey:
-    return TokenKey(*(hashlib.sha256(each.encode()).hexdigest() for each in (f"picture {number}", tower)))
-
-
-def tokens_of(number: int, *, rows: int = ROWS, width: int = WIDTH) -> Tokens:
-    return np.random.default_rng(number).standard_normal((rows, width)).astype(np.float32)
-
-
-def kept(tokens: Tokens, storage: TokenStorage) -> Halves:
-    stored = encode(tokens, storage)
-    assert stored is not None
-    return stored.decode()
-
-
-def record_bytes(storage: TokenStorage) -> int:
-    return HEADER_BYTES + size_in_bytes(storage, ROWS, WIDTH)
-
-
-def open_cache(folder: Path, storage: TokenStorage = FP16, *, memory: int = LARGE) -> TokenCache:
-    return TokenCache(storage, memory_bytes=memory, folder=folder, disk_bytes=LARGE)
-
-
-def segment_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.tokens"))
-
-
-# Forms.
-
-NUMBERS = arrays(np.float32, (3, 4), elements=st.floats(-60000, 60000, width=32))
-
-
-@given(tokens=NUMBERS)
-def test_fp16_is_the_nearest_half(tokens: Tokens) -> None:
-    assert np.array_equal(kept(tokens, FP16), tokens.astype(np.float16))
-
-
-@given(tokens=NUMBERS)
-def test_int8_is_within_half_a_step_of_each_tokens_largest_number(tokens: Tokens) -> None:
-    largest = np.abs(tokens).max(axis=1, keepdims=True)
-    # Half a step of 1/127, and the half that it is read back as; below, what halves can say at all.
-    allowed = largest * (0.5 / 127 + 2**-11) + 2**-24
-    assert (np.abs(kept(tokens, INT8).astype(np.float32) - tokens) <= allowed * 1.0001).all()
-
-
-@KEEPING
-def test_bytes_and_back(storage: TokenStorage) -> None:
-    stored = encode(tokens_of(1), storage)
-    assert stored is not None
-    data = stored.to_bytes()
-    assert len(data) == stored.nbytes == size_in_bytes(storage, ROWS, WIDTH)
-    assert np.array_equal(from_bytes(data, storage, ROWS, WIDTH).decode(), stored.decode())
-
-
-def test_int8_takes_about_half_of_fp16() -> None:
-    sizes = {}
-    for storage in (FP16, INT8):
-        stored = encode(tokens_of(1, rows=577, width=768), storage)
-        assert stored is not None
-        sizes[storage] = stored.nbytes
-    assert sizes[FP16] == 577 * 768 * 2
-    assert sizes[INT8] < 0.51 * sizes[FP16]
-
-
-@KEEPING
-@pytest.mark.parametrize("number", [np.nan, np.inf, 1e6])
-def test_what_the_form_cannot_say_is_not_kept(storage: TokenStorage, number: float) -> None:
-    tokens = tokens_of(1)
-    tokens[2, 3] = number
-    cache = TokenCache(storage, memory_bytes=LARGE)
-    assert cache.store(key_of(1), tokens) is tokens
-    assert cache.get(key_of(1)) is None
-
-
-# The cache.
+from mplug_services.token_segments import SegmentsBusyError, TokenSegments
+from services.token_samples import (
+    FP16,
+    INT8,
+    KEEPING,
+    LARGE,
+    ROWS,
+    WIDTH,
+    Halves,
+    flip,
+    found,
+    kept,
+    key_of,
+    open_cache,
+    record_bytes,
+    segment_files,
+    tokens_of,
+)
 
 
 @KEEPING
@@ -134,14 +67,8 @@ def test_what_is_kept_does_not_follow_its_callers_array(tmp_path: Path) -> None:
     tokens = tokens_of(1).astype(np.float16).astype(np.float32)
     cache.store(key_of(1), tokens)
     tokens[:] = 0
-    assert np.array_equal(_found(cache, 1), tokens_of(1).astype(np.float16))
+    assert np.array_equal(found(cache, 1), tokens_of(1).astype(np.float16))
     cache.close()
-
-
-def _found(cache: TokenCache, number: int, tower: str = "t") -> Halves:
-    found = cache.get(key_of(number, tower))
-    assert found is not None, f"picture {number} is not kept"
-    return found
 
 
 def test_another_tower_is_another_key(tmp_path: Path) -> None:
@@ -157,14 +84,14 @@ def test_it_survives_a_restart(tmp_path: Path, storage: TokenStorage, memory: in
     for start in range(3):
         cache = open_cache(tmp_path, storage, memory=memory)
         for number in range(start * 10):
-            assert np.array_equal(_found(cache, number), kept(tokens_of(number), storage))
+            assert np.array_equal(found(cache, number), kept(tokens_of(number), storage))
         for number in range(start * 10 + 10):
             cache.store(key_of(number), tokens_of(number))
         cache.close()
     assert sum(file.stat().st_size for file in segment_files(tmp_path)) == 30 * record_bytes(storage)
 
 
-def test_records_of_another_form_are_not_found(tmp_path: Path) -> None:
+def test_records_of_another_form_are_notfound(tmp_path: Path) -> None:
     cache = open_cache(tmp_path, FP16)
     cache.store(key_of(1), tokens_of(1))
     cache.close()
@@ -178,39 +105,10 @@ def test_the_least_recently_used_leaves_memory_first() -> None:
     cache = TokenCache(FP16, memory_bytes=3 * size + size // 2)
     for number in (1, 2, 3):
         cache.store(key_of(number), tokens_of(number))
-    _found(cache, 1)
+    found(cache, 1)
     cache.store(key_of(4), tokens_of(4))
     assert [number for number in (1, 2, 3, 4) if cache.get(key_of(number)) is not None] == [1, 3, 4]
     assert cache.memory_used == 3 * size
-
-
-def test_the_oldest_segment_leaves_the_disk_first(tmp_path: Path) -> None:
-    budget = SEGMENTS * 2 * record_bytes(FP16)
-    segments = TokenSegments(tmp_path, FP16, budget)
-    count = SEGMENTS * 4 + 1
-    for number in range(count):
-        stored = encode(tokens_of(number), FP16)
-        assert stored is not None
-        assert segments.put(key_of(number), stored)
-        assert segments.nbytes <= budget
-        assert segments.nbytes == sum(file.stat().st_size for file in segment_files(tmp_path))
-    there = [number for number in range(count) if segments.get(key_of(number)) is not None]
-    assert there == list(range(count - len(there), count))
-    assert len(there) >= 2 * (SEGMENTS - 1)
-    segments.close()
-    smaller = TokenSegments(tmp_path, FP16, budget // 2)
-    assert 0 < smaller.nbytes <= budget // 2
-    assert key_of(count - 1) in smaller
-    smaller.close()
-
-
-def test_what_is_larger_than_the_budget_is_not_kept(tmp_path: Path) -> None:
-    segments = TokenSegments(tmp_path, FP16, record_bytes(FP16) - 1)
-    stored = encode(tokens_of(1), FP16)
-    assert stored is not None
-    assert not segments.put(key_of(1), stored)
-    assert segments.nbytes == 0
-    segments.close()
 
 
 def test_a_folder_in_use_leaves_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -220,7 +118,7 @@ def test_a_folder_in_use_leaves_memory(tmp_path: Path, caplog: pytest.LogCapture
     second = open_cache(tmp_path)
     assert "memory only" in caplog.text
     second.store(key_of(1), tokens_of(1))
-    assert np.array_equal(_found(second, 1), kept(tokens_of(1), FP16))
+    assert np.array_equal(found(second, 1), kept(tokens_of(1), FP16))
     assert segment_files(tmp_path) == []
     second.close()
     first.close()
@@ -234,7 +132,7 @@ def test_a_folder_that_cannot_be_made_leaves_memory(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     cache = open_cache(tmp_path / "file" / "cache")
     cache.store(key_of(1), tokens_of(1))
-    assert np.array_equal(_found(cache, 1), kept(tokens_of(1), FP16))
+    assert np.array_equal(found(cache, 1), kept(tokens_of(1), FP16))
 
 
 def test_a_full_disk_costs_nothing_but_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,89 +154,9 @@ def test_a_full_disk_costs_nothing_but_the_record(tmp_path: Path, monkeypatch: p
     cache.store(key_of(3), tokens_of(3))
     cache.close()
     cache = open_cache(tmp_path, memory=0)
-    assert np.array_equal(_found(cache, 1), kept(tokens_of(1), FP16))
-    assert np.array_equal(_found(cache, 3), kept(tokens_of(3), FP16))
+    assert np.array_equal(found(cache, 1), kept(tokens_of(1), FP16))
+    assert np.array_equal(found(cache, 3), kept(tokens_of(3), FP16))
     assert cache.damaged == 0
-    cache.close()
-
-
-# Damage.
-
-
-@KEEPING
-@given(data=st.data())
-@settings(max_examples=40, deadline=None)
-def test_a_segment_cut_anywhere_serves_its_whole_records_only(
-    storage: TokenStorage, data: st.DataObject
-) -> None:
-    length = 3 * record_bytes(storage)
-    cut = data.draw(st.integers(0, length - 1))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        cache = open_cache(folder, storage)
-        for number in range(3):
-            cache.store(key_of(number), tokens_of(number))
-        cache.close()
-        (file,) = segment_files(folder)
-        assert file.stat().st_size == length
-        with file.open("r+b") as stream:
-            stream.truncate(cut)
-        cache = open_cache(folder, storage)
-        whole = cut // record_bytes(storage)
-        assert [cache.get(key_of(number)) is not None for number in range(3)] == [
-            number < whole for number in range(3)
-        ]
-        assert cache.damaged == (cut % record_bytes(storage) > 0)
-        # What is stored behind a torn segment is found after the next start.
-        cache.store(key_of(9), tokens_of(9))
-        cache.close()
-        cache = open_cache(folder, storage)
-        assert np.array_equal(_found(cache, 9), kept(tokens_of(9), storage))
-        cache.close()
-
-
-def flip(file: Path, place: int) -> None:
-    with file.open("r+b") as stream:
-        stream.seek(place)
-        (byte,) = stream.read(1)
-        stream.seek(place)
-        stream.write(bytes([byte ^ 0x10]))
-
-
-@KEEPING
-@pytest.mark.parametrize("reopen", [True, False])
-def test_a_changed_byte_is_never_served(
-    tmp_path: Path, storage: TokenStorage, reopen: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    length = record_bytes(storage)
-    for place in range(length, 2 * length, 3):
-        folder = tmp_path / str(place)
-        cache = open_cache(folder, storage, memory=0)
-        for number in range(3):
-            cache.store(key_of(number), tokens_of(number))
-        _found(cache, 0)  # so that the map is there already
-        if reopen:
-            cache.close()
-        flip(segment_files(folder)[0], place)
-        if reopen:
-            cache = open_cache(folder, storage, memory=0)
-        assert np.array_equal(_found(cache, 0), kept(tokens_of(0), storage))
-        assert cache.get(key_of(1)) is None, place
-        assert cache.damaged == 1
-        cache.store(key_of(1), tokens_of(1))
-        assert np.array_equal(_found(cache, 1), kept(tokens_of(1), storage))
-        cache.close()
-        shutil.rmtree(folder)
-
-
-def test_a_file_that_becomes_shorter_while_it_is_open_is_no_end_of_the_process(tmp_path: Path) -> None:
-    cache = TokenCache(FP16, memory_bytes=0, folder=tmp_path, disk_bytes=LARGE * 16)
-    tokens = tokens_of(1, rows=200, width=64)  # more than a page, which a map could not read without the file
-    cache.store(key_of(1), tokens)
-    assert np.array_equal(_found(cache, 1), kept(tokens, FP16))
-    with segment_files(tmp_path)[0].open("r+b") as stream:
-        stream.truncate(100)
-    assert cache.get(key_of(1)) is None
     cache.close()
 
 
@@ -361,9 +179,6 @@ def test_many_threads(tmp_path: Path) -> None:
         thread.join()
     assert wrong == []
     cache.close()
-
-
-# Against a dict.
 
 
 class _Machine(RuleBasedStateMachine):
@@ -463,9 +278,3 @@ BOUNDS = settings(
 @pytest.mark.parametrize("machine", [RoomyMachine, CrampedMachine])
 def test_beside_a_dict(machine: type[_Machine]) -> None:
     run_state_machine_as_test(machine, settings=BOUNDS)
-
-
-def test_stored_tokens_of_zero_are_zero() -> None:
-    stored = encode(np.zeros((2, 3), np.float32), INT8)
-    assert isinstance(stored, StoredTokens)
-    assert np.array_equal(stored.decode(), np.zeros((2, 3), np.float16))

@@ -47,7 +47,8 @@ class RerankServiceServicer:
     """
 
     def Rerank(self, request, context):
-        """Scores candidates in the order given until the deadline is near; what was not reached has no score.
+        """Scores candidates, about in the order given, until the deadline is near; what was not reached has no
+        score. Pictures whose image tokens are cached may be scored before earlier ones whose are not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

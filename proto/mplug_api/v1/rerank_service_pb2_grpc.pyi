@@ -34,7 +34,9 @@ class RerankServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RerankServiceAsyncStub: ...
     Rerank: _grpc.UnaryUnaryMultiCallable[_rerank_service_pb2.RerankRequest, _rerank_service_pb2.RerankResponse]
-    """Scores candidates in the order given until the deadline is near; what was not reached has no score."""
+    """Scores candidates, about in the order given, until the deadline is near; what was not reached has no
+    score. Pictures whose image tokens are cached may be scored before earlier ones whose are not.
+    """
 
 @_typing.type_check_only
 class RerankServiceAsyncStub(RerankServiceStub):
@@ -42,7 +44,9 @@ class RerankServiceAsyncStub(RerankServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Rerank: _aio.UnaryUnaryMultiCallable[_rerank_service_pb2.RerankRequest, _rerank_service_pb2.RerankResponse]  # type: ignore[assignment]
-    """Scores candidates in the order given until the deadline is near; what was not reached has no score."""
+    """Scores candidates, about in the order given, until the deadline is near; what was not reached has no
+    score. Pictures whose image tokens are cached may be scored before earlier ones whose are not.
+    """
 
 class RerankServiceServicer(metaclass=_abc_1.ABCMeta):
     """How well pictures match a text, by the model that looks at both together (image-text matching, ITM)."""
@@ -53,6 +57,8 @@ class RerankServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rerank_service_pb2.RerankRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rerank_service_pb2.RerankResponse, _abc.Awaitable[_rerank_service_pb2.RerankResponse]]:
-        """Scores candidates in the order given until the deadline is near; what was not reached has no score."""
+        """Scores candidates, about in the order given, until the deadline is near; what was not reached has no
+        score. Pictures whose image tokens are cached may be scored before earlier ones whose are not.
+        """
 
 def add_RerankServiceServicer_to_server(servicer: RerankServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generation_cases import TableDecoder, TableState
+from generation_cases import TableDecoder, TableState, random_decoder, random_memories
 from mplug.errors import ConfigError, MplugError
-from mplug.generation import Finished, GenerationConfig, generate, stream
+from mplug.generation import (
+    Finished,
+    GenerationConfig,
+    Hypothesis,
+    Method,
+    decode_steps,
+    generate,
+    stream,
+)
 
 METHODS = ("beam", "greedy", "sample")
 
@@ -42,6 +51,29 @@ def test_items_finish_as_they_end() -> None:
     order = [event.item for event in events if isinstance(event, Finished)]
     assert sorted(order) == list(range(6))
     assert order != list(range(6))
+
+
+@pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_items_that_leave_change_nothing_for_those_that_stay(method: Method, steps: int) -> None:
+    decoder = random_decoder(1)
+    memories = random_memories(decoder, 4, torch.Generator().manual_seed(3))
+    config = GenerationConfig(method=method, min_length=6, max_length=8, beam_size=3)
+    prompts, seeds = [[1], [1, 7], [1], [1, 9, 4]], [5, 6, 7, 8]
+    whole = generate(decoder, memories, prompts, config, seeds=seeds)
+    gone: set[int] = set()
+    finished: dict[int, tuple[Hypothesis, ...]] = {}
+    some_prompts = dict(enumerate(prompts))
+    batches = decode_steps(
+        decoder, memories(range(4)), some_prompts, config, seeds, alive=lambda item: item not in gone
+    )
+    for step, events in enumerate(batches, start=1):
+        finished |= {event.item: event.hypotheses for event in events if isinstance(event, Finished)}
+        if step == steps:
+            gone |= {0, 2}
+    assert sorted(finished) == [1, 3]
+    for item, texts in finished.items():
+        assert [text.ids for text in texts] == [text.ids for text in whole[item]]
 
 
 def test_a_closed_stream_steps_no_further() -> None:

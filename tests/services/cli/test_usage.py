@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -6,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mplug_services.cli import COMMANDS, main
+from mplug_services.cli.serve import FLAGS
+from mplug_services.config import ServeConfig
 
 NOWHERE = "127.0.0.1:1"
 
@@ -22,6 +25,10 @@ def test_help_names_commands_and_exit_codes(capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert all(f"\n    {name} " in text for name in COMMANDS)
     assert "some items were refused" in text
+
+
+def test_help_explains_no_setting_that_is_not_there() -> None:
+    assert set(FLAGS) <= {field.name for field in dataclasses.fields(ServeConfig)}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
