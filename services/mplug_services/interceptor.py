@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc import aio
 
-from mplug_services.errors import Failure, to_failure, to_status
+from mplug_services.errors import Failure, to_failure, to_status, unavailable
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -20,14 +20,17 @@ ResponseT = TypeVar("ResponseT")
 Handler = Callable[[Any, Any], Any]
 
 _DETAILS_KEY = "grpc-status-details-bin"
+RETRY_SECONDS = 1.0
+"""After which another server, or this one's successor, may take what a stopping one refused."""
 _NOT_COUNTED = ("/grpc.health.", "/grpc.reflection.")
 """Watchers stay open as long as the server; they are no work to be finished."""
 
 
 class RpcCounter:
-    """How many RPCs are under way; a drain waits for none."""
+    """How many RPCs are under way; a drain lets in no more and waits for none."""
 
     def __init__(self) -> None:
+        self._closed = False
         self._count = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -37,13 +40,23 @@ class RpcCounter:
         """RPCs under way."""
         return self._count
 
+    def close(self) -> None:
+        """Let no further RPC begin; those under way go on."""
+        self._closed = True
+
     async def wait_idle(self) -> None:
         """Wait until no RPC is under way."""
         await self._idle.wait()
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        """Count one RPC for the time of the block."""
+        """Count one RPC for the time of the block.
+
+        Raises:
+            ServiceError: no further RPC may begin.
+        """
+        if self._closed:
+            raise unavailable("SERVER_STOPPING", "the server is shutting down", retry_seconds=RETRY_SECONDS)
         self._count += 1
         self._idle.clear()
         try:
@@ -111,13 +124,13 @@ def _parts(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[Handler, Callable[
 
 def _guard_call(behaviour: Handler, scope: Callable[[], contextlib.AbstractContextManager[None]]) -> Handler:
     async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-        with scope():
-            try:
+        try:
+            with scope():
                 return await behaviour(request, context)
-            except (asyncio.CancelledError, aio.AbortError):
-                raise
-            except Exception as error:
-                await abort(context, to_failure(error))
+        except (asyncio.CancelledError, aio.AbortError):
+            raise
+        except Exception as error:
+            await abort(context, to_failure(error))
 
     return call
 
@@ -126,15 +139,15 @@ def _guard_generator(
     behaviour: Handler, scope: Callable[[], contextlib.AbstractContextManager[None]]
 ) -> Handler:
     async def stream(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        with scope():
-            try:
+        try:
+            with scope():
                 async with contextlib.aclosing(behaviour(request, context)) as responses:
                     async for response in responses:
                         yield response
-            except (asyncio.CancelledError, aio.AbortError):
-                raise
-            except Exception as error:
-                await abort(context, to_failure(error))
+        except (asyncio.CancelledError, aio.AbortError):
+            raise
+        except Exception as error:
+            await abort(context, to_failure(error))
 
     return stream
 

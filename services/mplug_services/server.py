@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+LAME_DUCK_SECONDS = 0.2
+"""How long a stopping server answers new RPCs that it is stopping. gRPC itself, once it stops, cancels what it has read
+and not yet handed over, and a client could not tell that from a cancellation of its own."""
 WATCHER_SECONDS = 0.5
 """How long a stop lets watchers of health leave by themselves."""
 MAX_WAITING_INDEX_CALLS = 256
@@ -137,7 +140,9 @@ class Server:
     async def stop(self) -> None:
         """Refuse new RPCs, finish those under way within the grace, close everything. Once."""
         self.begin_drain()
+        self._counter.close()
         await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(LAME_DUCK_SECONDS)
         stopping = asyncio.create_task(self._grpc.stop(self.config.grace_seconds))
         idle = asyncio.create_task(self._counter.wait_idle())
         await asyncio.wait([stopping, idle], return_when=asyncio.FIRST_COMPLETED)

@@ -99,6 +99,7 @@ async def test_a_stop_finishes_admitted_requests_and_refuses_new_ones(tmp_path: 
         with pytest.raises(aio.AioRpcError) as refused:
             await stub.EmbedImages(images())
         assert refused.value.code() is Code.UNAVAILABLE
+        assert reason_of(status_of(refused.value)) == "SERVER_STOPPING"
         assert not stopping.done()
         model.gate.set()
         assert all(result.HasField("embedding") for result in (await admitted).results)

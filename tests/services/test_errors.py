@@ -188,6 +188,19 @@ async def test_all_kinds_of_rpc_are_covered(method: str) -> None:
     await with_echo(body)
 
 
+@pytest.mark.parametrize("method", ["UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream", "Written"])
+async def test_a_closed_counter_lets_none_begin_and_says_why(method: str) -> None:
+    async def body(channel: aio.Channel, counter: RpcCounter) -> None:
+        counter.close()
+        with pytest.raises(aio.AioRpcError) as refused:
+            await call(channel, method, b"hello")
+        assert refused.value.code() is Code.UNAVAILABLE
+        assert reason_of(status_of(refused.value)) == "SERVER_STOPPING"
+        assert counter.count == 0
+
+    await with_echo(body)
+
+
 async def test_aborts_and_unknown_methods_pass() -> None:
     async def body(channel: aio.Channel, counter: RpcCounter) -> None:
         for method, code in (("Aborting", Code.DATA_LOSS), ("Missing", Code.UNIMPLEMENTED)):
