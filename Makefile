@@ -15,6 +15,10 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[server,dev]'
 	@touch $@ $(VENV)/.server
 
+$(VENV)/.bench: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@ $(VENV)/.dev $(VENV)/.server
+
 demo: $(VENV)/.server ## ingest the shipped gallery and search it
 	$(BIN)/mplug demo
 
@@ -43,7 +47,7 @@ proto: $(VENV)/.dev ## regenerate proto/mplug_api/v1/*_pb2*
 	    --python_out=proto --grpc_python_out=proto --mypy_out=proto --mypy_grpc_out=proto \
 	    proto/mplug_api/v1/*.proto
 
-bench: $(VENV)/.dev ## measure ratios and write them to docs/benchmarks.md
+bench: $(VENV)/.bench ## measure ratios and write them to docs/benchmarks.md
 	PYTHONPATH=tests $(BIN)/python -m benchmarks
 
 clean:

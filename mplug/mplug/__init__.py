@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from mplug.contrastive import ContrastiveModel
     from mplug.errors import CheckpointError, ConfigError, ImageError, MplugError
+    from mplug.freezing import freeze
     from mplug.generation import GenerationConfig
     from mplug.images import ImageLimits, decode_image
     from mplug.loading import load
@@ -49,6 +50,7 @@ _HOMES = {
     "TextEncoderConfig": "mplug.config",
     "VqaModel": "mplug.vqa",
     "decode_image": "mplug.images",
+    "freeze": "mplug.freezing",
     "load": "mplug.loading",
     "pipeline": "mplug.pipelines",
     "to_pixels": "mplug.preprocess",
@@ -74,6 +76,7 @@ __all__ = [
     "VqaModel",
     "__version__",
     "decode_image",
+    "freeze",
     "load",
     "pipeline",
     "to_pixels",

@@ -41,6 +41,14 @@ class FusionEncoder(nn.Module):
                 image_BND, text_BLD = _connect(layer, image_BND, text_BLD, text_mask_B11L)
         return image_BND, text_BLD
 
+    def raw_projections(self) -> list[nn.Module]:
+        """Projections that reranking reads as matrices (`mplug.itm_scoring`): of the image, and of the last layer."""
+        attentions = [layer.cross_attention for layer in self.layers if isinstance(layer, CrossLayer)]
+        last = self.layers[-1]
+        if isinstance(last, BertLayer):
+            attentions.append(last.attention)
+        return [part for each in attentions for part in (each.query, each.key, each.value)]
+
     def _layer(self, number: int) -> BertLayer | CrossLayer:
         c = self.config
         if number in c.connected_layers:

@@ -1,25 +1,72 @@
-"""Linear layers for few rows, as decoding has them, in the layout that a CPU reads fastest.
+"""Linear layers in the layout that a CPU reads fastest.
 
 One step of decoding multiplies every weight matrix by a handful of rows (five, for five beams), so its time is that
-of reading the weights. For such shapes `F.linear` on a CPU spends as long again rearranging them; oneDNN reads
-weights that were rearranged once, at twice the speed or more. The price is a second copy of them. Elsewhere (CUDA, a
-torch without oneDNN, types that it does not do) these layers are `F.linear`.
+of reading the weights; `F.linear` on a CPU spends as long again rearranging them. With many rows, as in a vision
+tower, oneDNN's own layout is about twice as fast as well. `PackedLinear` makes a rearranged copy and leaves the
+module as it is; `FrozenLinear` takes the module's place and keeps the rearranged weights alone (`mplug.freezing`).
+Elsewhere (CUDA, a torch without oneDNN, types that it does not do) both are `F.linear`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class FrozenLinear(nn.Module):
+    """A linear layer for inference: weights that nobody changes, held once, in oneDNN's layout where there is one.
+
+    Its state is that of the `nn.Linear` it was made from; nothing can be loaded into it. Gradients pass through to its
+    input, not to its weights.
+
+    Args:
+        layer: gives its weights.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.stored = _frozen(_pack(layer.weight.detach()))
+        self.bias = None if layer.bias is None else _frozen(layer.bias.detach())
+
+    @property
+    def weight(self) -> Tensor:
+        """(outputs, D) in the usual layout: a copy, where the stored one is another."""
+        return self.stored.to_dense() if self.stored.is_mkldnn else self.stored
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., outputs)."""
+        if not self.stored.is_mkldnn or (x.requires_grad and torch.is_grad_enabled()):
+            return F.linear(x, self.weight, self.bias)
+        return _packed_linear(x.contiguous(), self.stored, self.bias)
+
+    # Any, here and below: the signatures are torch's.
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = self.weight
+        if self.bias is not None:
+            destination[f"{prefix}bias"] = self.bias.detach()
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *others: Any
+    ) -> None:  # torch hands over the list of errors as the last argument
+        others[-1].append(f"{prefix}weight is frozen; load the weights first and freeze the model then")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenLinear:
+        self.stored = _frozen(_pack(fn(self.weight)))
+        if self.bias is not None:
+            self.bias = _frozen(fn(self.bias))
+        return self
+
+
 class PackedLinear:
     """One linear layer, or several that read the same input, their outputs side by side.
 
-    The weights are copied as they are now: who changes them makes a new one.
+    The weights are copied as they are now, so who changes them makes a new one; those of frozen layers are shared.
 
     Args:
         weights: matrices (outputs, D).
@@ -29,29 +76,51 @@ class PackedLinear:
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], *, gelu: bool = False) -> None:
         self._activation = "gelu" if gelu else "none"
-        weight, self._bias = weights[0].detach(), biases[0].detach()
+        weight, bias = weights[0].detach(), biases[0].detach()
         if len(weights) > 1:
-            weight, self._bias = torch.cat([*weights]).detach(), torch.cat([*biases]).detach()
-        self._packed = can_pack(weight.device.type, weight.dtype)
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight
+            weight, bias = torch.cat([*weights]).detach(), torch.cat([*biases]).detach()
+        self._parts: list[tuple[Tensor, Tensor | None]] = [(_pack(weight), bias)]
 
     @classmethod
-    def of(cls, *layers: nn.Linear, gelu: bool = False) -> PackedLinear:
+    def of(cls, *layers: nn.Linear | FrozenLinear, gelu: bool = False) -> PackedLinear:
         """Take the weights of modules."""
-        return cls([layer.weight for layer in layers], [layer.bias for layer in layers], gelu=gelu)
+        frozen = [layer for layer in layers if isinstance(layer, FrozenLinear)]
+        if len(frozen) < len(layers):
+            return cls([layer.weight for layer in layers], [layer.bias for layer in layers], gelu=gelu)
+        packed = cls.__new__(cls)
+        packed._activation = "gelu" if gelu else "none"
+        packed._parts = [(layer.stored, layer.bias) for layer in frozen]
+        return packed
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., outputs); not differentiable."""
-        if self._packed:
-            packed: Tensor = _packed_linear(x.contiguous(), self._weight, self._bias, self._activation)
-            return packed
-        output = F.linear(x, self._weight, self._bias)
-        return output if self._activation == "none" else F.gelu(output)
+        x = x.contiguous()
+        outputs = [_linear(x, weight, bias, self._activation) for weight, bias in self._parts]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
 
-def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    if weight.is_mkldnn:
+        return _packed_linear(x, weight, bias, activation)
+    output = F.linear(x, weight, bias)
+    return output if activation == "none" else F.gelu(output)
+
+
+def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     output: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     return output
+
+
+def _pack(weight: Tensor) -> Tensor:
+    """The weight in oneDNN's layout; as it is, where there is none."""
+    if not can_pack(weight.device.type, weight.dtype):
+        return weight
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return packed
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
 
 
 @functools.cache
@@ -64,6 +133,8 @@ def can_pack(device: str, dtype: torch.dtype) -> bool:
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
         output = _packed_linear(x, packed, bias, "gelu")
+        if not (packed.is_mkldnn and torch.equal(packed.to_dense(), weight)):
+            return False
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
     return torch.allclose(output, F.gelu(F.linear(x, weight, bias)), rtol=0.02, atol=0.02)

@@ -1,122 +1,150 @@
-"""Captioning with mPLUG-base's shapes against the reference's way of doing it, and against the least it could take."""
+"""Captioning with mPLUG-base's shapes: against the reference's way, the least it could take, and BLIP of equal size."""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.caption_contenders import (
+    BEAMS,
+    SIDE,
+    beam_config,
+    blip_captioner,
+    decoder_matrices,
+    like_the_reference,
+    make_model,
+    pass_over,
+)
 from benchmarks.page import table
-from benchmarks.rounds import MIN_ROUNDS, interleave
+from benchmarks.rounds import MIN_ROUNDS, Timings, interleave
 from mplug.captioning import CaptionModel
-from mplug.config import ImageEncoderConfig, MplugConfig, TextDecoderConfig, TextEncoderConfig
-from mplug.generation import Finished
-from mplug.generation.beam import BeamSearch
-from mplug.preprocess import PreprocessConfig
-from mplug.text.tokenizer import WordPieceTokenizer
+from mplug.freezing import freeze
 
-SIDE = 384
-BEAMS = 5
 TOKENS = 16
-VOCABULARY = 30522
 REFERENCE, OURS, FLOOR = (
     "the reference's way",
     "caption",
     "tower + one pass over the decoder's weights a step",
 )
 DECODE, PASSES = "caption from stored image tokens", "the passes alone"
+BLIP = "BLIP-base of transformers, with its cache"
+BFLOAT16 = "caption in bfloat16"
+COMPARED = 8
+"""Pictures whose captions in bfloat16 are compared with those in float32."""
+MIB = 2**20
 
 
 def measure(rounds: int = MIN_ROUNDS, tokens: int = TOKENS) -> str:
     """The section's text."""
-    model = _model()
-    config = model.generation_config(beam_size=BEAMS, min_length=tokens, max_length=tokens)
-    pixels = torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8)
-    with torch.inference_mode():
-        image_tokens = model.encode_image(pixels)
-        matrices = _matrices(model)
-        ours, theirs = (
-            model.caption(pixels, config)[0][0].hypothesis,
-            _like_the_reference(model, pixels, tokens),
-        )
-        assert ours.ids == theirs, "both ways give one caption"
-        timings = interleave(
-            {
-                REFERENCE: lambda: _like_the_reference(model, pixels, tokens),
-                OURS: lambda: model.caption(pixels, config),
-                FLOOR: lambda: _passes(matrices, tokens, model.encode_image(pixels)),
-                DECODE: lambda: model.caption(image_tokens, config),
-                PASSES: lambda: _passes(matrices, tokens),
-            },
-            rounds,
-        )
+    timings, agreement = _times(rounds, tokens)
     rows = [
-        (f"{OURS}: speed ÷ that of {REFERENCE}", str(timings.speedup(OURS, REFERENCE))),
-        (f"{OURS}: time ÷ that of {FLOOR}", str(timings.speedup(FLOOR, OURS))),
-        (f"{DECODE}: time ÷ that of {PASSES}", str(timings.speedup(PASSES, DECODE))),
+        (f"{OURS}: speed ÷ that of {REFERENCE}", "≥ 10", str(timings.speedup(OURS, REFERENCE))),
+        (f"{OURS}: time ÷ that of {FLOOR}", "≤ 1.4", str(timings.speedup(FLOOR, OURS))),
+        (f"{DECODE}: time ÷ that of {PASSES}", "", str(timings.speedup(PASSES, DECODE))),
+        (f"{OURS}: speed ÷ that of {BLIP}", "≥ 1.4", str(timings.speedup(OURS, BLIP))),
+        (f"{BFLOAT16}: speed ÷ that in float32", "≥ 1.4", str(timings.speedup(BFLOAT16, OURS))),
     ]
     return (
         f"mPLUG-base's shapes (ViT-B/16 at {SIDE}, 12-layer decoder of width 768), random weights, float32, one "
-        f"picture, {BEAMS} beams, {tokens} tokens, {torch.get_num_threads()} threads. The reference's way: no cache, "
-        "the whole text read again at every step, five tiled beams, cross-attention's keys and values computed anew "
-        "each time. A pass over the weights: one row times every matrix that a step needs. Ratio of minima (of "
-        f"medians) of {rounds} interleaved rounds; both ways give the same ids.\n\n"
-        + table(("", "ratio"), rows)
+        f"picture, {BEAMS} beams, {tokens} tokens, {torch.get_num_threads()} threads; the model is frozen, as a "
+        "server has it. The reference's way: no cache, the whole text read again at every step, five tiled beams, "
+        "cross-attention's keys and values computed anew each time. A pass over the weights: one row times every "
+        "matrix that a step needs, by `F.linear`; its tower is not frozen. Ratio of minima (of medians) of "
+        f"{rounds} interleaved rounds; the reference's way gives the same ids.\n\n"
+        + table(("", "wanted", "ratio"), rows)
+        + f"\n\nIn bfloat16 ({_bfloat16_units()}) {agreement} of {COMPARED * tokens} token ids are those of float32 "
+        f"({COMPARED} pictures, greedy; random weights have many near ties). {_memory(tokens)}"
     )
 
 
-def _model() -> CaptionModel:
-    config = MplugConfig(
-        name="mPLUG-base shapes",
-        image_encoder=ImageEncoderConfig(
-            backbone="timm:vit_base_patch16_clip_quickgelu_224",
-            backbone_options={"img_size": SIDE},
-            width=768,
-        ),
-        text_encoder=TextEncoderConfig(vocab_size=VOCABULARY, hidden=768, layers=6, heads=12, ffn=3072),
-        text_decoder=TextDecoderConfig(
-            vocab_size=VOCABULARY, hidden=768, layers=12, heads=12, ffn=3072, memory_width=768
-        ),
-        preprocess=PreprocessConfig(image_size=SIDE),
+def _times(rounds: int, tokens: int) -> tuple[Timings, int]:
+    """Timings, and how many ids bfloat16 has in common with float32."""
+    plain, model, half = make_model(), freeze(make_model()), freeze(make_model().to(torch.bfloat16))
+    config, pixels, blip = beam_config(model, tokens), _pixels(1), blip_captioner(tokens)
+    with torch.inference_mode():
+        image_tokens, matrices = model.encode_image(pixels), decoder_matrices(plain)
+        ours = model.caption(pixels, config)[0][0].hypothesis.ids
+        assert ours == like_the_reference(plain, pixels, tokens), "both ways give one caption"
+
+        def floor() -> None:
+            plain.encode_image(pixels)
+            pass_over(matrices, tokens)
+
+        timings = interleave(
+            {
+                REFERENCE: lambda: like_the_reference(plain, pixels, tokens),
+                OURS: lambda: model.caption(pixels, config),
+                FLOOR: floor,
+                DECODE: lambda: model.caption(image_tokens, config),
+                PASSES: lambda: pass_over(matrices, tokens),
+                BLIP: blip,
+                BFLOAT16: lambda: half.caption(pixels, config),
+            },
+            rounds,
+        )
+        return timings, _agreement(model, half, tokens)
+
+
+def _agreement(model: CaptionModel, other: CaptionModel, tokens: int) -> int:
+    """How many generated ids two models have in common, place by place."""
+    config = model.generation_config(method="greedy", min_length=tokens, max_length=tokens)
+    ours, theirs = (
+        [
+            number
+            for texts in each.caption(_pixels(COMPARED), config)
+            for number in texts[0].hypothesis.ids[1:]
+        ]
+        for each in (model, other)
     )
-    special = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]"}
-    vocab = [special.get(number, f"piece{number}") for number in range(VOCABULARY)]
-    torch.manual_seed(0)
-    model = CaptionModel(config, WordPieceTokenizer(vocab, max_length=25)).eval()
-    # Larger than at the start of training, so that no two beams are as good as each other.
-    for parameter in model.text_decoder.parameters():
-        if parameter.dim() == 2:
-            nn.init.normal_(parameter, std=0.05)
-    return model
+    return sum(one == two for one, two in zip(ours, theirs, strict=True))
 
 
-def _like_the_reference(model: CaptionModel, pixels: Tensor, tokens: int) -> tuple[int, ...]:
-    """ModelScope's loop: its beam search, over a decoder that keeps nothing between steps."""
-    config = model.generation_config(beam_size=BEAMS, min_length=tokens, max_length=tokens)
-    decoder = model.text_decoder
-    memory = model.encode_image(pixels).repeat(BEAMS, 1, 1)
-    search = BeamSearch(config, decoder.eos_id, [0], [[decoder.config.bos_id]])
-    ids = torch.full((BEAMS, 1), decoder.config.bos_id)
-    while True:
-        logits = decoder(ids, memory)[:, -1]
-        # At the first step the other beams start from minus infinity.
-        move = search.advance(logits if ids.shape[1] > 1 else logits[:1])
-        for event in move.events:
-            if isinstance(event, Finished):
-                return event.hypotheses[0].ids
-        ids = torch.cat([ids[move.rows], torch.tensor(move.ids)[:, None]], dim=1)
+def _pixels(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
 
 
-def _matrices(model: CaptionModel) -> list[Tensor]:
-    # Keys and values of cross-attention are computed once a picture, not once a step.
-    once = ("cross_attention.key", "cross_attention.value")
-    decoder = model.text_decoder
-    linear = [
-        m.weight for n, m in decoder.named_modules() if isinstance(m, nn.Linear) and not n.endswith(once)
-    ]
-    return [*linear, decoder.embeddings.word.weight]
+def _bfloat16_units() -> str:
+    units = {"avx512_bf16": "_is_avx512_bf16_supported", "amx": "_is_amx_tile_supported"}
+    present = [name for name, door in units.items() if getattr(torch.cpu, door, lambda: False)()]
+    return f"the processor has {', '.join(present)}" if present else "the processor has no unit for it"
 
 
-def _passes(matrices: list[Tensor], steps: int, *_tower: Tensor) -> None:
-    rows = {matrix.shape[1]: torch.ones(1, matrix.shape[1]) for matrix in matrices}
-    for _ in range(steps):
-        for matrix in matrices:
-            F.linear(rows[matrix.shape[1]], matrix)
+def _memory(tokens: int) -> str:
+    """Peaks of the contenders, each in a process of its own."""
+    peaks = {}
+    for name in (REFERENCE, OURS, BLIP):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            peaks[name] = pool.submit(_peak, name, tokens).result()
+    weights = 4 * make_model().num_parameters
+    listed = ", ".join(f"{name} {peak / MIB:,.0f} MiB" for name, peak in peaks.items())
+    return f"Most memory above the imports, the weights' {weights / MIB:,.0f} MiB included: {listed}."
+
+
+def _peak(name: str, tokens: int) -> int:
+    """Most bytes that one contender holds, from the building of its model on."""
+    before = _resident("VmRSS")
+    run = _contender(name, tokens)
+    with torch.inference_mode():
+        run()
+    return _resident("VmHWM") - before
+
+
+def _contender(name: str, tokens: int) -> Callable[[], object]:
+    if name == BLIP:
+        return blip_captioner(tokens)
+    if name == REFERENCE:
+        plain = make_model()
+        return lambda: like_the_reference(plain, _pixels(1), tokens)
+    model = freeze(make_model())
+    return lambda: model.caption(_pixels(1), beam_config(model, tokens))
+
+
+def _resident(field: str) -> int:
+    """Bytes of this process, as Linux counts them: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{field}:"))
+    return 1024 * int(line.split()[1])

@@ -30,6 +30,7 @@ def test_exported_names() -> None:
         "VqaModel",
         "__version__",
         "decode_image",
+        "freeze",
         "load",
         "pipeline",
         "to_pixels",
