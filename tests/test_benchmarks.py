@@ -4,7 +4,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import resolution
+from benchmarks.memory import Memory, measure_memory
 from benchmarks.page import replace_section, table
 from benchmarks.rounds import Timings, interleave
 
@@ -30,3 +33,21 @@ def test_only_its_section_of_a_page_is_replaced(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="no section <!-- begin two -->"):
         replace_section(page, "two", "text")
+
+
+def test_memory_is_what_was_held_at_once_and_the_largest_piece_of_it() -> None:
+    def run() -> None:
+        first = torch.empty(300, dtype=torch.uint8)
+        torch.empty(2000, dtype=torch.uint8)
+        second = torch.empty(1000, dtype=torch.uint8)
+        del first, second
+
+    assert measure_memory(run) == Memory(peak=2300, largest=2000)
+
+
+def test_a_section_of_small_shapes_is_written() -> None:
+    text = resolution.measure(resolution.SMALL)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()[-2:]]
+    assert [row[:3] for row in rows] == [["64", "17", "1.00"], ["128", "65", "3.82"]]
+    assert [row[3:5] for row in rows[:1]] == [["1.00 (1.00)"] * 2]
+    assert float(rows[0][5]) < float(rows[1][5])

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mplug.captioning import CaptionModel
+    from mplug.captioning import Captioner, CaptionModel
     from mplug.config import (
         FusionEncoderConfig,
         ImageEncoderConfig,
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CaptionModel": "mplug.captioning",
+    "Captioner": "mplug.captioning",
     "CheckpointError": "mplug.errors",
     "ConfigError": "mplug.errors",
     "ContrastiveModel": "mplug.contrastive",
@@ -58,6 +59,7 @@ _HOMES = {
 
 __all__ = [
     "CaptionModel",
+    "Captioner",
     "CheckpointError",
     "ConfigError",
     "ContrastiveModel",

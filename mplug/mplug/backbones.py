@@ -16,6 +16,7 @@ from typing import Any
 import open_clip
 import timm
 import torch
+import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, VisionTransformer
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
@@ -119,6 +120,31 @@ class EfficientNetMap(TimmMap):
             raise ConfigError(f"depth is {depth}; this tower has {self.num_stages} stages")
 
 
+class SdpaAttention(nn.Module):
+    """A block's attention with the parameters of torch's own, which in inference holds (N, N) weights for every head.
+
+    Args:
+        attention: whose parameters it takes, under the same names.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.in_proj_weight = attention.in_proj_weight
+        self.in_proj_bias = attention.in_proj_bias
+        self.out_proj = attention.out_proj
+
+    def forward(self, tokens_BND: Tensor, *_same: Tensor, **_options: object) -> tuple[Tensor, None]:
+        """(B, N, D) -> (B, N, D), as open_clip's block calls it: keys and values of the same tokens, and no mask."""
+        batch, length, _ = tokens_BND.shape
+        projected = F.linear(tokens_BND, self.in_proj_weight, self.in_proj_bias)
+        split_3BHNK = projected.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        query_BHNK, key_BHNK, value_BHNK = split_3BHNK.unbind(0)
+        mixed_BHNK = F.scaled_dot_product_attention(query_BHNK, key_BHNK, value_BHNK)
+        mixed_BND: Tensor = self.out_proj(mixed_BHNK.transpose(1, 2).flatten(2))
+        return mixed_BND, None
+
+
 class OpenClipTokens(Backbone):
     """An open_clip CLIP ViT, its projection taken off."""
 
@@ -126,6 +152,9 @@ class OpenClipTokens(Backbone):
         # The pooled token and the rest come back apart; without `proj` both are ln_post's output.
         tower.output_tokens = True
         tower.proj = None
+        for block in tower.transformer.resblocks:
+            if isinstance(block.attn, nn.MultiheadAttention):  # the blocks of other kinds have no such path
+                block.attn = SdpaAttention(block.attn)
         super().__init__(tower, width)
 
     def forward(self, image_B3RR: Tensor) -> Tensor:

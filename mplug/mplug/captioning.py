@@ -1,21 +1,23 @@
-"""mPLUG's captioning half: image_tokens straight into the decoder, no text or fusion encoder."""
+"""Pictures to texts: what every captioner does, and mPLUG's."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mplug.config import MplugConfig
+from mplug.decoder_state import DecoderState
 from mplug.errors import ConfigError, MplugError
 from mplug.generation import Event, GenerationConfig, Hypothesis, generate, stream
 from mplug.image_encoder import ImageEncoder
 from mplug.task_model import TaskModel, require
 from mplug.text.tokenizer import WordPieceTokenizer
-from mplug.text_decoder import DecoderState, TextDecoder
+from mplug.text_decoder import TextDecoder
+from mplug.writing import WritingModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +30,12 @@ class Caption:
     """Its ids and score."""
 
 
-class CaptionModel(TaskModel):
-    """Image encoder and text decoder.
+class Captioner(WritingModel, ABC):
+    """Anything that turns pictures into image_tokens, and these into texts: mPLUG's models and CoCa."""
 
-    Args:
-        config: the model's shape, with a text decoder.
-        tokenizer: the vocabulary that the decoder was made for.
-
-    Raises:
-        ConfigError: the configuration has no text decoder or cannot be built, or the vocabulary does not fit it.
-    """
-
-    def __init__(self, config: MplugConfig, tokenizer: WordPieceTokenizer) -> None:
-        super().__init__(config, tokenizer)
-        decoder = require(config.text_decoder, "text_decoder", task="caption")
-        if len(tokenizer.vocab) > decoder.vocab_size:
-            raise ConfigError(
-                f"the vocabulary has {len(tokenizer.vocab)} pieces, text_decoder.vocab_size is "
-                f"{decoder.vocab_size}; use the vocab.txt that the weights were trained with"
-            )
-        self.image_encoder = ImageEncoder(config.image_encoder, config.preprocess)
-        self.text_decoder = TextDecoder(decoder)
-
+    @abstractmethod
     def encode_image(self, pixels_B3RR: Tensor) -> Tensor:
         """uint8 (B, 3, R, R) -> image_tokens (B, N, D)."""
-        image_BND: Tensor = self.image_encoder(pixels_B3RR)
-        return image_BND
 
     @torch.no_grad()
     def start_decoding(self, images: Tensor) -> DecoderState:
@@ -65,24 +47,13 @@ class CaptionModel(TaskModel):
         is_pixels = images.dtype == torch.uint8
         return self.text_decoder.start(self.encode_image(images) if is_pixels else images)
 
-    def generation_config(self, **changes: Any) -> GenerationConfig:
-        """Return the checkpoint's own settings, with changes.
+    def prompt_ids(self, text: str) -> list[int]:
+        """Token ids that a caption begins with: the starting token, then a text's pieces.
 
         Raises:
-            ConfigError: settings that cannot be.
+            MplugError: the text is longer than the tokenizer reads.
         """
-        defaults = self.config.generation
-        settings = {
-            "min_length": defaults.min_length,
-            "max_length": defaults.max_length,
-            "beam_size": defaults.beam_size,
-        }
-        return GenerationConfig(**{**settings, **changes})
-
-    def prompt_ids(self, text: str) -> list[int]:
-        """Token ids that a caption begins with: the starting token, then a text's pieces (longest as the tokenizer)."""
-        decoder, pieces = self.text_decoder.config, self.tokenizer.encode(text).ids[1:-1].tolist()
-        return [decoder.bos_id, *pieces]
+        return self.decoder_facts.prompt_ids(self.tokenizer.encode(text))
 
     def caption(
         self,
@@ -140,11 +111,43 @@ class CaptionModel(TaskModel):
         return [self.prompt_ids(text) for text in prompts]
 
 
+class CaptionModel(TaskModel, Captioner):
+    """mPLUG's image encoder and text decoder: image_tokens straight into the decoder, no text or fusion encoder.
+
+    Args:
+        config: the model's shape, with a text decoder.
+        tokenizer: the vocabulary that the decoder was made for.
+
+    Raises:
+        ConfigError: the configuration has no text decoder or cannot be built, or the vocabulary does not fit it.
+    """
+
+    config: MplugConfig
+    tokenizer: WordPieceTokenizer
+    text_decoder: TextDecoder
+
+    def __init__(self, config: MplugConfig, tokenizer: WordPieceTokenizer) -> None:
+        super().__init__(config, tokenizer)
+        decoder = require(config.text_decoder, "text_decoder", task="caption")
+        if len(tokenizer.vocab) > decoder.vocab_size:
+            raise ConfigError(
+                f"the vocabulary has {len(tokenizer.vocab)} pieces, text_decoder.vocab_size is "
+                f"{decoder.vocab_size}; use the vocab.txt that the weights were trained with"
+            )
+        self.image_encoder = ImageEncoder(config.image_encoder, config.preprocess)
+        self.text_decoder = TextDecoder(decoder)
+
+    def encode_image(self, pixels_B3RR: Tensor) -> Tensor:
+        """uint8 (B, 3, R, R) -> image_tokens (B, N, D)."""
+        image_BND: Tensor = self.image_encoder(pixels_B3RR)
+        return image_BND
+
+
 @dataclass(frozen=True, slots=True)
 class _Starts:
     """Opens states for some of the pictures; those in bytes are encoded with them, alone where decoded alone."""
 
-    model: CaptionModel
+    model: Captioner
     images: Tensor
 
     def __call__(self, items: Sequence[int]) -> DecoderState:

@@ -171,6 +171,16 @@ class GenerationDefaults:
                 f"generation.max_length ({self.max_length})"
             )
 
+    def settings(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `GenerationConfig`: these with changes; what is not given gives way to what is.
+
+        Any: names and values of its fields.
+        """
+        longest = changes.get("max_length", self.max_length)
+        shortest = max(0, min(self.min_length, longest))
+        own = {"min_length": shortest, "max_length": longest, "beam_size": self.beam_size}
+        return {**own, **changes}
+
 
 def _check_heads(where: str, hidden: int, heads: int) -> None:
     if heads < 1 or hidden % heads:

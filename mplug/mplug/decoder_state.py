@@ -35,6 +35,8 @@ class DecoderState:
     """Slots in use."""
     valid_ST: Tensor | None = None
     """bool (S, used): slots that hold a token of the sequence; None = all of them."""
+    hidden_SU: Tensor | None = None
+    """bool (S, used + 1): slots, the next one included, whose token some of the layers do not read; None = none are."""
     _spare: Tensor | None = field(default=None, repr=False)
 
     @property
@@ -148,6 +150,8 @@ class DecoderState:
         self.lengths_S = self.lengths_S.index_select(0, rows_S)
         if self.valid_ST is not None:
             self.valid_ST = self.valid_ST.index_select(0, rows_S)
+        if self.hidden_SU is not None:
+            self.hidden_SU = self.hidden_SU.index_select(0, rows_S)
 
 
 def _images(tensor_BHNK: Tensor, rows_B: Tensor) -> Tensor:

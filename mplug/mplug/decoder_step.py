@@ -81,19 +81,40 @@ class _PackedLayer:
         return output_SLD
 
     def _attend_to_text(self, x_SLD: Tensor, state: DecoderState, mask: Tensor | None) -> Tensor:
-        sequences, length, width = x_SLD.shape
-        projected_SL3HK = self._query_key_value(x_SLD).view(sequences, length, 3, self._num_heads, -1)
-        key_SHTK, value_SHTK = state.write(self._number, projected_SL3HK[:, :, 1:])
-        query_SHLK = projected_SL3HK[:, :, 0].transpose(1, 2)
-        out_SHLK = F.scaled_dot_product_attention(query_SHLK, key_SHTK, value_SHTK, attn_mask=mask)
-        return self._output(out_SHLK.transpose(1, 2).reshape(sequences, length, width))
+        projected_SL3HK = self._query_key_value(x_SLD).view(*x_SLD.shape[:2], 3, self._num_heads, -1)
+        return self._output(attend_to_text(projected_SL3HK, self._number, state, mask))
 
     def _attend_to_memory(self, x_SLD: Tensor, state: DecoderState) -> Tensor:
-        # Nothing orders the memory, so an image's sequences are so many more rows of queries (r * L, here P).
-        cross = state.cross[self._number]
-        query_BPD = self._cross_query(x_SLD).view(state.num_images, -1, x_SLD.shape[-1])
-        query_BHPK = query_BPD.view(*query_BPD.shape[:2], self._num_heads, -1).transpose(1, 2)
-        out_BHPK = F.scaled_dot_product_attention(
-            query_BHPK, cross.key_BHNK, cross.value_BHNK, attn_mask=state.memory_mask_B11N
-        )
-        return self._cross_output(out_BHPK.transpose(1, 2).reshape(x_SLD.shape))
+        return self._cross_output(attend_to_memory(self._cross_query(x_SLD), self._number, state))
+
+
+def attend_to_text(
+    query_key_value_SL3HK: Tensor, number: int, state: DecoderState, mask: Tensor | None
+) -> Tensor:
+    """Self-attention of the newest tokens over all of their sequence; stores their keys and values.
+
+    Args:
+        query_key_value_SL3HK: (S, L, 3, H, K).
+        number: the layer's, of those that the state keeps.
+        state: has made room for the tokens.
+        mask: bool, broadcastable to (S, H, L, T), True = attend; None = everything.
+
+    Returns:
+        (S, L, H * K), before the output matrix.
+    """
+    key_SHTK, value_SHTK = state.write(number, query_key_value_SL3HK[:, :, 1:])
+    query_SHLK = query_key_value_SL3HK[:, :, 0].transpose(1, 2)
+    out_SHLK = F.scaled_dot_product_attention(query_SHLK, key_SHTK, value_SHTK, attn_mask=mask)
+    return out_SHLK.transpose(1, 2).flatten(2)
+
+
+def attend_to_memory(query_SLD: Tensor, number: int, state: DecoderState) -> Tensor:
+    """Cross-attention of the newest tokens over their image's keys and values; (S, L, D), before the output matrix."""
+    # Nothing orders the memory, so an image's sequences are so many more rows of queries (r * L, here P).
+    cross = state.cross[number]
+    num_heads = cross.key_BHNK.shape[1]
+    query_BPHK = query_SLD.reshape(state.num_images, -1, num_heads, query_SLD.shape[-1] // num_heads)
+    out_BHPK = F.scaled_dot_product_attention(
+        query_BPHK.transpose(1, 2), cross.key_BHNK, cross.value_BHNK, attn_mask=state.memory_mask_B11N
+    )
+    return out_BHPK.transpose(1, 2).reshape(query_SLD.shape)

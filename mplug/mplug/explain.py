@@ -12,10 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from mplug.fusion_encoder import FusionEncoder
@@ -25,9 +22,6 @@ from mplug.text_decoder import TextDecoder
 
 M = TypeVar("M", bound=nn.Module)
 S = TypeVar("S", FusionEncoder, TextDecoder)
-
-# Colours from cold to hot at even distances: blue, cyan, green, yellow, red.
-COLOURS = np.array([[0, 0, 255], [0, 255, 255], [0, 255, 0], [255, 255, 0], [255, 0, 0]], dtype=np.float64)
 
 
 def explain_match(
@@ -76,7 +70,7 @@ def explain_words(
     ids_1L: Tensor,
     *,
     image_tokens: int | None = None,
-    words: Sequence[int] | None = None,
+    words: Sequence[int | Sequence[int]] | None = None,
     layer: int | None = None,
 ) -> Tensor:
     """Which cells of the picture speak for each word of a generated text.
@@ -86,7 +80,8 @@ def explain_words(
         memory_1MD: what it attended to (1, M, memory_width), the picture first, no padding.
         ids_1L: int64 (1, L), [CLS], then what was generated.
         image_tokens: rows of the memory that are the picture; None = all of them, as in captions.
-        words: places in `ids_1L`, from 1 on; None = all of them, in order.
+        words: places in `ids_1L`, from 1 on, or several of them for the pieces of one word, whose log-probabilities
+            are added up; None = every token, in order.
         layer: of the decoder; None = the middle one.
 
     Returns:
@@ -96,38 +91,20 @@ def explain_words(
         ValueError: not one pair, tokens that are no square of cells, or no such word or layer.
     """
     _check_one(memory_1MD, ids_1L)
-    places = list(range(1, ids_1L.shape[1]) if words is None else words)
-    for place in places:
+    given = range(1, ids_1L.shape[1]) if words is None else words
+    groups = [[each] if isinstance(each, int) else list(each) for each in given]
+    for place in (place for group in groups for place in group):
         _check_place("word", place, ids_1L.shape[1], least=1)
     tokens = image_tokens or memory_1MD.shape[1]
 
     def run(watched: TextDecoder) -> list[Tensor]:
         logits_LV = watched(ids_1L[:, :-1].clone(), memory_1MD.clone())[0]
         log_probability_LV = logits_LV.float().log_softmax(-1)
-        return [log_probability_LV[place - 1, ids_1L[0, place]] for place in places]
+        of_token_L = log_probability_LV.gather(1, ids_1L[0, 1:, None].clone())[:, 0]
+        return [of_token_L[[place - 1 for place in group]].sum() for group in groups]
 
     looks = _looks(decoder, run, layer)
     return torch.stack([_to_map(look_LM[:, :tokens].sum(0)) for look_LM in looks])
-
-
-def overlay(picture: Image.Image, heat_HW: Tensor, *, strength: float = 0.6) -> Image.Image:
-    """Lay a map over the picture that it explains, from blue (little) to red (most).
-
-    Args:
-        picture: of any size and shape; models see it squashed to a square, so cells stretch with it.
-        heat_HW: values in [0, 1], from `explain_match` or `explain_words`.
-        strength: opacity of the strongest cell; cells of value 0 are left as they are.
-
-    Returns:
-        A new RGB picture of the same size.
-    """
-    cells = Image.fromarray(heat_HW.detach().cpu().numpy().astype(np.float32))
-    heat = np.asarray(cells.resize(picture.size, Image.Resampling.BICUBIC), dtype=np.float64).clip(0, 1)
-    stops = np.linspace(0, 1, len(COLOURS))
-    colour = np.stack([np.interp(heat, stops, COLOURS[:, channel]) for channel in range(3)], axis=-1)
-    below: NDArray[np.float64] = np.asarray(picture.convert("RGB"), dtype=np.float64)
-    share = (strength * heat)[..., None]
-    return Image.fromarray(np.rint(below * (1 - share) + colour * share).astype(np.uint8))
 
 
 class _WatchedAttention(nn.Module):

@@ -13,9 +13,9 @@ import torch
 from open_clip import transformer as open_clip_transformer
 from torch import Tensor, nn
 
+from mplug.cached_decoder import CachedDecoder
 from mplug.fusion_encoder import FusionEncoder
 from mplug.packed_linear import FrozenLinear, can_pack
-from mplug.text_decoder import TextDecoder
 
 M = TypeVar("M")
 
@@ -55,7 +55,7 @@ def freeze(model: M) -> M:
                 setattr(module, name, FrozenLinear(child))
             elif isinstance(child, QUICK_GELUS):
                 setattr(module, name, _QuickGelu())
-        if isinstance(module, TextDecoder):
+        if isinstance(module, CachedDecoder):
             module.drop_packed()
     return model
 

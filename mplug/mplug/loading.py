@@ -8,8 +8,8 @@ from typing import Literal, TypeVar, overload
 
 import torch
 
-from mplug import open_clip_model
-from mplug.captioning import CaptionModel
+from mplug import coca, open_clip_model
+from mplug.captioning import Captioner
 from mplug.checkpoints import modelscope, native, raw
 from mplug.checkpoints.report import MismatchError
 from mplug.checkpoints.resolution import at_image_size
@@ -64,7 +64,7 @@ def load(
     dtype: str = "float32",
     vision_library: VisionLibrary = "timm",
     image_size: int | None = None,
-) -> CaptionModel: ...
+) -> Captioner: ...
 
 
 @overload
@@ -87,12 +87,13 @@ def load(
     dtype: str = "float32",
     vision_library: VisionLibrary = "timm",
     image_size: int | None = None,
-) -> ContrastiveModel | TaskModel:
+) -> ContrastiveModel | Captioner | TaskModel:
     """Load a model with only the modules that its task needs.
 
     Args:
         source: a shipped model's name (`mplug-mini`); a folder: ours, ModelScope's, or the raw AliceMind /
-            X-PLUG layout; or `open_clip:NAME`, `open_clip:NAME:PRETRAINED` (retrieval only).
+            X-PLUG layout; or `open_clip:NAME`, `open_clip:NAME:PRETRAINED` (retrieval; its CoCa models
+            caption, too).
         task: `retrieval`, `rerank`, `caption` or `vqa`, or ModelScope's `image-text-retrieval`,
             `image-captioning`, `visual-question-answering`.
         device: `cpu`, `cuda`, `cuda:1`...
@@ -113,11 +114,13 @@ def load(
         raise MplugError(f"task is {task!r}; known are {', '.join([*TASKS, *MODELSCOPE_TASKS])}")
     place, kind = _device(device), _dtype(dtype)
     if isinstance(source, str) and source.startswith("open_clip:"):
-        if task != "retrieval" or image_size is not None:
+        if task not in ("retrieval", "caption") or image_size is not None:
             raise MplugError(
-                f"{source} is for retrieval at its own image size; other needs take an mPLUG folder"
+                f"{source} is for retrieval, or as a CoCa for captions, at its own image size; other needs take an "
+                "mPLUG folder"
             )
-        return open_clip_model.load(source, device=place, dtype=kind)
+        load_one = coca.load if task == "caption" else open_clip_model.load
+        return load_one(source, device=place, dtype=kind)
     model = _load_folder(find_folder(source), TASKS[task], vision_library)
     if image_size is not None:
         model = at_image_size(model, image_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -11,18 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mplug.captioning import CaptionModel
-from mplug.errors import ConfigError, MplugError
-from mplug.generation import GenerationConfig, Hypothesis, generate, rank_answers
+from mplug.captioning import Caption, Captioner
+from mplug.errors import MplugError
+from mplug.freezing import freeze
+from mplug.generation import GenerationConfig, RankedAnswer
+from mplug.heat_maps import Explain
 from mplug.images import decode_image
 from mplug.itm_scoring import ItmScorer
 from mplug.loading import load
+from mplug.local_explain import add_heat_maps
 from mplug.pipelines import Generated, Input, Outcome, Ranked
 from mplug.preprocess import to_pixels
 from mplug.reranking import RerankModel
-from mplug.text.tokenizer import pad
-from mplug.text_decoder import DecoderState
-from mplug.vqa import VqaModel
+from mplug.vqa import Answer, VqaModel
 
 
 class LocalRunner:
@@ -33,51 +35,69 @@ class LocalRunner:
         source: as for `mplug.load`.
         device: likewise.
         dtype: likewise.
+        image_size: likewise.
         generation: changes to the checkpoint's own settings.
 
     Raises:
         CheckpointError: nothing loadable there.
-        MplugError: an unknown or impossible setting.
+        MplugError: an unknown or impossible setting, or an image size that the model cannot take.
     """
 
     def __init__(
-        self, task: str, source: str | Path, *, device: str, dtype: str, generation: Mapping[str, Any]
+        self,
+        task: str,
+        source: str | Path,
+        *,
+        device: str,
+        dtype: str,
+        image_size: int | None,
+        generation: Mapping[str, Any],
     ) -> None:
         known = cast(Literal["caption", "vqa", "rerank"], task)
-        self._model: CaptionModel | VqaModel | RerankModel = load(
-            source, task=known, device=device, dtype=dtype
+        self._model: Captioner | VqaModel | RerankModel = freeze(
+            load(source, task=known, device=device, dtype=dtype, image_size=image_size)
         )
-        self._config = generation_config(self._model, generation)
+        self._config = GenerationConfig()  # of a reranker, which generates nothing
+        if not isinstance(self._model, RerankModel):
+            self._config = self._model.generation_config(**generation)
 
     @property
     def model_name(self) -> str:
         """The configuration's name."""
         return self._model.name
 
-    def run(self, inputs: Sequence[Input]) -> list[Outcome]:
-        """One outcome for each item, in order; all that are good run together."""
-        return self._each(inputs, self._run)
+    def run(self, inputs: Sequence[Input], *, explain: Explain | None = None) -> list[Outcome]:
+        """One outcome for each item, in order; all that are good run together. Errors as in `add_heat_maps`."""
+        return self._explained(inputs, self._each(inputs, self._run), explain)
 
-    def rank(self, inputs: Sequence[Input], answers: Sequence[str], k: int = 128) -> list[Outcome]:
-        """Order a list of answers for each question; errors of the list as in `answer_ids`."""
+    def rank(
+        self,
+        inputs: Sequence[Input],
+        answers: Sequence[str],
+        k: int = 128,
+        *,
+        explain: Explain | None = None,
+    ) -> list[Outcome]:
+        """Order a list of answers for each question; errors as in `VqaModel.rank` and `add_heat_maps`."""
         model = self._model
         if not isinstance(model, VqaModel):
             raise MplugError("answers are ranked by a model for visual-question-answering")
-        ids = answer_ids(model, answers)
+        model.answer_ids(answers)  # a bad answer is the call's mistake, whatever becomes of its pictures
 
         def run(images_B3RR: Tensor, questions: Sequence[str]) -> list[Outcome]:
             with torch.inference_mode():
-                start = _Starts(model, images_B3RR, questions)
-                found = rank_answers(model.text_decoder, start, ids, num_items=len(questions), k=k)
-            return [
-                Outcome(ranked=tuple(Ranked(one.index, answers[one.index], one.probability) for one in item))
-                for item in found
-            ]
+                found = model.rank(images_B3RR, questions, answers, k)
+            return [_ranking(item, answers) for item in found]
 
-        return self._each(inputs, run)
+        return self._explained(inputs, self._each(inputs, run), explain)
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def _explained(
+        self, inputs: Sequence[Input], outcomes: list[Outcome], explain: Explain | None
+    ) -> list[Outcome]:
+        return outcomes if explain is None else add_heat_maps(self._model, inputs, outcomes, explain)
 
     def _each(
         self, inputs: Sequence[Input], run: Callable[[Tensor, Sequence[str]], list[Outcome]]
@@ -100,101 +120,21 @@ class LocalRunner:
     @torch.inference_mode()
     def _run(self, images_B3RR: Tensor, texts: Sequence[str]) -> list[Outcome]:
         match self._model:
-            case CaptionModel():
+            case Captioner():
                 found = self._model.caption(images_B3RR, self._config, prompts=texts)
-                return [
-                    Outcome(tuple(_generated(each.text, each.hypothesis) for each in item)) for item in found
-                ]
+                return list(map(_texts, found))
             case VqaModel():
-                answers = answer(self._model, images_B3RR, texts, self._config)
-                decode = self._model.tokenizer.decode
-                return [
-                    Outcome(tuple(_generated(decode(each.ids), each) for each in item)) for item in answers
-                ]
+                answers = self._model.answer(images_B3RR, texts, self._config)
+                return list(map(_texts, answers))
             case _:
-                return [Outcome(match_probability=p) for p in match(self._model, images_B3RR, texts)]
+                return list(map(_match, match(self._model, images_B3RR, texts)))
 
     def _check(self, text: str) -> None:
-        if isinstance(self._model, CaptionModel):
-            tokens = self._model.tokenizer.encode(text)
-            if tokens.truncated:
-                most = self._model.tokenizer.max_length - 2
-                raise MplugError(f"the prompt is longer than the {most} tokens that the model reads")
-            longest = len(tokens.ids) - 1 + self._config.max_length - 1
-            positions = self._model.text_decoder.max_positions
-            if longest > positions:
-                raise MplugError(
-                    f"the caption may grow to {longest} tokens, prompt included, and the decoder has {positions} "
-                    "positions: give a shorter prompt or lower max_length"
-                )
+        if isinstance(self._model, Captioner):
+            prompt = len(self._model.prompt_ids(text))
+            self._model.decoder_facts.check_length(prompt, self._config.max_length)
         elif not text.strip():
             raise MplugError("the text is empty; give a question, or what the picture is said to show")
-
-
-def generation_config(
-    model: CaptionModel | VqaModel | RerankModel, changes: Mapping[str, Any]
-) -> GenerationConfig:
-    """The checkpoint's own settings, with changes; what is not given gives way to what is.
-
-    Raises:
-        ConfigError: an unknown or impossible setting.
-    """
-    own = model.config.generation
-    longest = changes.get("max_length", own.max_length)
-    settings = {
-        "min_length": max(0, min(own.min_length, longest)),
-        "max_length": longest,
-        "beam_size": own.beam_size,
-    }
-    try:
-        return GenerationConfig(**{**settings, **changes})
-    except TypeError as error:
-        known = ", ".join(GenerationConfig.__dataclass_fields__)
-        raise ConfigError(
-            f"unknown among {', '.join(changes)}; settings of generation are {known}"
-        ) from error
-
-
-def answer(
-    model: VqaModel, images_B3RR: Tensor, questions: Sequence[str], config: GenerationConfig
-) -> list[tuple[Hypothesis, ...]]:
-    """Answer a question about each of B pictures, uint8 (B, 3, R, R); too long questions keep their beginning."""
-    prompts = [[model.text_decoder.config.bos_id]] * len(questions)
-    return generate(model.text_decoder, _Starts(model, images_B3RR, questions), prompts, config)
-
-
-def answer_ids(model: VqaModel, answers: Sequence[str]) -> list[list[int]]:
-    """Answers to choose from as the decoder reads them, from its starting token to [SEP].
-
-    Raises:
-        MplugError: none, or one that is longer than the model reads.
-    """
-    if not answers:
-        raise MplugError("there are no answers to rank; give at least one")
-    bos_id, positions = model.text_decoder.config.bos_id, model.text_decoder.max_positions
-    ids = []
-    for text, tokens in zip(answers, model.tokenizer.encode_batch(answers), strict=True):
-        if tokens.truncated or len(tokens.ids) > positions:
-            raise MplugError(f"the answer {text!r} is longer than the model reads")
-        ids.append([bos_id, *tokens.ids[1:].tolist()])
-    return ids
-
-
-class _Starts:
-    """Opens states for some of the questions; both halves are encoded with them, alone where decoded alone."""
-
-    def __init__(self, model: VqaModel, images_B3RR: Tensor, questions: Sequence[str]) -> None:
-        self._model = model
-        self._images_B3RR = images_B3RR
-        self._tokens = model.tokenizer.encode_batch(questions)
-
-    def __call__(self, items: Sequence[int]) -> DecoderState:
-        model, rows = self._model, list(items)
-        ids_BL, mask_BL = (
-            torch.from_numpy(array).to(model.device)
-            for array in pad([self._tokens[row] for row in rows], model.tokenizer.pad_id)
-        )
-        return model.start_decoding(model.encode_image(self._images_B3RR[rows]), ids_BL, mask_BL)
 
 
 def match(model: RerankModel, images_B3RR: Tensor, texts: Sequence[str]) -> list[float]:
@@ -212,5 +152,23 @@ def match(model: RerankModel, images_B3RR: Tensor, texts: Sequence[str]) -> list
     return scores
 
 
-def _generated(text: str, hypothesis: Hypothesis) -> Generated:
-    return Generated(text, hypothesis.score, hypothesis.ids)
+def _texts(found: Sequence[Caption | Answer]) -> Outcome:
+    made = [Generated(each.text, each.hypothesis.score, each.hypothesis.ids) for each in found]
+    return _finite(Outcome(tuple(made)), [each.score for each in made])
+
+
+def _ranking(found: Sequence[RankedAnswer], answers: Sequence[str]) -> Outcome:
+    ranked = [Ranked(each.index, answers[each.index], each.probability) for each in found]
+    return _finite(Outcome(ranked=tuple(ranked)), [each.probability for each in ranked])
+
+
+def _match(probability: float) -> Outcome:
+    return _finite(Outcome(match_probability=probability), [probability])
+
+
+def _finite(outcome: Outcome, numbers: Sequence[float]) -> Outcome:
+    if all(map(math.isfinite, numbers)):
+        return outcome
+    return Outcome(
+        error=FloatingPointError("the model gave NaN or infinity for this item; are its weights whole?")
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mplug.errors import CheckpointError
 from mplug.fingerprint import fingerprint
 from mplug.image_encoder import normalise
 from mplug.preprocess import PreprocessConfig
+from mplug.task_model import LoadedModel
 from mplug.text.tokenizer import Tokens
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,17 @@ class OpenClipTokenizer:
         ]
 
 
-class OpenClipModel(nn.Module):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenClipConfig:
+    """What there is to say of a model beside its modules."""
+
+    name: str
+    """open_clip's name, `:` and the pretrained tag where there is one."""
+    licence: str = ""
+    preprocess: PreprocessConfig
+
+
+class OpenClipModel(LoadedModel):
     """An open_clip model as a `ContrastiveModel`.
 
     Args:
@@ -67,12 +79,10 @@ class OpenClipModel(nn.Module):
     """
 
     def __init__(self, name: str, clip: nn.Module, tokenizer: OpenClipTokenizer) -> None:
-        super().__init__()
-        self.name = name
-        self.licence = ""
+        preprocess = _preprocess(name, open_clip.get_model_preprocess_cfg(clip))
+        super().__init__(OpenClipConfig(name=name, preprocess=preprocess))
         self.clip: Any = clip
         self.tokenizer = tokenizer
-        self.preprocess = _preprocess(name, open_clip.get_model_preprocess_cfg(clip))
         self.report = LoadReport(loaded=tuple(sorted(clip.state_dict())))
         tensors = {
             key: tensor
@@ -99,26 +109,41 @@ class OpenClipModel(nn.Module):
         features: Tensor = self.clip.encode_text(padded)
         return nn.functional.normalize(features.float(), dim=-1)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What open_clip makes of a name; Any: it has no types."""
+
+    name: str
+    """The model's, `:` and the pretrained tag where there is one."""
+    clip: Any
+    tokenize: Any
+    """Its tokenizer."""
+    context_length: int
+    """Longest text in tokens."""
+    is_random: bool
+    """Whether it came without weights."""
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What the weights are."""
-        return next(self.parameters()).dtype
-
-    @property
-    def num_parameters(self) -> int:
-        """Parameters held in memory."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    def preprocess(self) -> PreprocessConfig:
+        """Size and normalisation of pixels."""
+        return _preprocess(self.name, open_clip.get_model_preprocess_cfg(self.clip))
 
 
 def load(source: str, *, device: torch.device, dtype: torch.dtype) -> OpenClipModel:
-    """Build `open_clip:NAME` or `open_clip:NAME:PRETRAINED`.
+    """Build `open_clip:NAME` or `open_clip:NAME:PRETRAINED`; errors as in `create`."""
+    made = create(source)
+    tokenizer = OpenClipTokenizer(made.tokenize, made.context_length)
+    return OpenClipModel(made.name, made.clip, tokenizer).to(device=device, dtype=dtype)
+
+
+def create(source: str) -> Created:
+    """Let open_clip build a model in evaluation mode.
 
     Without a pretrained tag the weights are random, and a warning is logged: good for trying a pipeline only.
+
+    Args:
+        source: `open_clip:NAME` or `open_clip:NAME:PRETRAINED`, a tag or a file of weights.
 
     Raises:
         CheckpointError: no such model, or its weights or tokenizer cannot be had here.
@@ -139,9 +164,8 @@ def load(source: str, *, device: torch.device, dtype: torch.dtype) -> OpenClipMo
             f"open_clip cannot load {source.removeprefix('open_clip:')!r} here: {error}"
         ) from error
     context_length = int(config["text_cfg"].get("context_length", tokenize.context_length))
-    tokenizer = OpenClipTokenizer(tokenize, context_length)
     label = f"{name}:{pretrained}" if pretrained else name
-    return OpenClipModel(label, clip.eval(), tokenizer).to(device=device, dtype=dtype)
+    return Created(label, clip.eval(), tokenize, context_length, is_random=not pretrained)
 
 
 def _preprocess(name: str, settings: dict[str, Any]) -> PreprocessConfig:

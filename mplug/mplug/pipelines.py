@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
 from mplug.errors import MplugError
+from mplug.heat_maps import Explain, HeatMap
 
 PIPELINE_TASKS: Mapping[str, str] = {
     "image-captioning": "caption",
@@ -85,6 +86,8 @@ class Outcome:
     """Best first."""
     match_probability: float | None = None
     error: Exception | None = None
+    heat_maps: tuple[HeatMap, ...] = ()
+    """Of the best text's words, or of the match, where they were asked for."""
 
 
 class Runner(Protocol):
@@ -95,11 +98,18 @@ class Runner(Protocol):
         """Name of the model that answers."""
         ...
 
-    def run(self, inputs: Sequence[Input]) -> list[Outcome]:
-        """One outcome for each item, in order; a bad item harms no neighbour."""
+    def run(self, inputs: Sequence[Input], *, explain: Explain | None = None) -> list[Outcome]:
+        """One outcome for each item, in order; a bad item harms no neighbour. `explain` asks for heat maps."""
         ...
 
-    def rank(self, inputs: Sequence[Input], answers: Sequence[str], k: int = 128) -> list[Outcome]:
+    def rank(
+        self,
+        inputs: Sequence[Input],
+        answers: Sequence[str],
+        k: int = 128,
+        *,
+        explain: Explain | None = None,
+    ) -> list[Outcome]:
         """Order a list of answers for each question, likewise; the k with the likeliest first token are scored."""
         ...
 
@@ -168,7 +178,13 @@ class Pipeline:
 
 
 def pipeline(
-    task: str, model: str | Path, *, device: str = "cpu", dtype: str = "float32", **generation: Any
+    task: str,
+    model: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    image_size: int | None = None,
+    **generation: Any,
 ) -> Pipeline:
     """Make a pipeline.
 
@@ -177,13 +193,17 @@ def pipeline(
         model: a folder, as for `mplug.load`; or the address of a server, `host:port`.
         device: for a folder, as for `mplug.load`.
         dtype: likewise.
+        image_size: likewise; a server's models have sizes of their own.
         generation: settings of texts, by the names of `GenerationConfig`; those not given are the model's own.
 
     Raises:
         CheckpointError: nothing loadable there.
-        MplugError: an unknown task or setting, or an address without the package that speaks to servers.
+        MplugError: an unknown task or setting, an image size that the model cannot take or that is asked of a server,
+            or an address without the package that speaks to servers.
     """
-    runner = make_runner(task, model, device=device, dtype=dtype, generation=generation)
+    runner = make_runner(
+        task, model, device=device, dtype=dtype, image_size=image_size, generation=generation
+    )
     return Pipeline(task, runner)
 
 
@@ -193,6 +213,7 @@ def make_runner(
     *,
     device: str = "cpu",
     dtype: str = "float32",
+    image_size: int | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> Runner:
     """What does a task; arguments and errors as in `pipeline`."""
@@ -204,10 +225,17 @@ def make_runner(
             f"{', '.join(settings)}: image-text-retrieval generates nothing, and takes no settings"
         )
     if isinstance(model, str) and is_address(model):
+        if image_size is not None:
+            raise MplugError(
+                f"image_size is {image_size}, and the model at {model} has a size that its server was started with; "
+                "leave image_size out, or give a folder"
+            )
         return _connector()(task, model, settings)
     from mplug.local_runner import LocalRunner
 
-    return LocalRunner(PIPELINE_TASKS[task], model, device=device, dtype=dtype, generation=settings)
+    return LocalRunner(
+        PIPELINE_TASKS[task], model, device=device, dtype=dtype, image_size=image_size, generation=settings
+    )
 
 
 def is_address(source: str) -> bool:

@@ -1,8 +1,8 @@
-"""What every mPLUG model is, whatever its task and whichever modules it holds."""
+"""What every loaded model is, and every mPLUG model, whatever its task and whichever modules it holds."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -16,30 +16,36 @@ from mplug.text.tokenizer import WordPieceTokenizer
 P = TypeVar("P")
 
 
-class TaskModel(nn.Module):
-    """A model with its configuration and its tokenizer; the modules are the subclass's.
+class Described(Protocol):
+    """What a configuration says to those who only use the model."""
 
-    The methods are differentiable; who only serves wraps calls in `torch.inference_mode()`.
+    @property
+    def name(self) -> str:
+        """Name shown to users."""
+        ...
 
-    Args:
-        config: the shape of the whole checkpoint; parts that the task does not need are not built.
-        tokenizer: its vocabulary may be smaller than the embedding table, never larger.
+    @property
+    def licence(self) -> str:
+        """Licence of the weights and their permitted use; empty where unknown."""
+        ...
 
-    Raises:
-        ConfigError: the vocabulary does not fit the configuration.
-    """
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        """Size and normalisation of pixels."""
+        ...
 
-    def __init__(self, config: MplugConfig, tokenizer: WordPieceTokenizer) -> None:
+
+class LoadedModel(nn.Module):
+    """A model as its users see it."""
+
+    config: Described
+    report: LoadReport
+    """What the checkpoint held and what of it was used; empty for a model that was not loaded."""
+
+    def __init__(self, config: Described) -> None:
         super().__init__()
-        if len(tokenizer.vocab) > config.text_encoder.vocab_size:
-            raise ConfigError(
-                f"the vocabulary has {len(tokenizer.vocab)} pieces, text_encoder.vocab_size is "
-                f"{config.text_encoder.vocab_size}; use the vocab.txt that the weights were trained with"
-            )
         self.config = config
-        self.tokenizer = tokenizer
         self.report = LoadReport()
-        """What the checkpoint held and what of it was used; empty for a model that was not loaded."""
 
     @property
     def name(self) -> str:
@@ -70,6 +76,31 @@ class TaskModel(nn.Module):
     def num_parameters(self) -> int:
         """Parameters held in memory."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+class TaskModel(LoadedModel):
+    """A model with its configuration and its tokenizer; the modules are the subclass's.
+
+    The methods are differentiable; who only serves wraps calls in `torch.inference_mode()`.
+
+    Args:
+        config: the shape of the whole checkpoint; parts that the task does not need are not built.
+        tokenizer: its vocabulary may be smaller than the embedding table, never larger.
+
+    Raises:
+        ConfigError: the vocabulary does not fit the configuration.
+    """
+
+    config: MplugConfig
+
+    def __init__(self, config: MplugConfig, tokenizer: WordPieceTokenizer) -> None:
+        super().__init__(config)
+        if len(tokenizer.vocab) > config.text_encoder.vocab_size:
+            raise ConfigError(
+                f"the vocabulary has {len(tokenizer.vocab)} pieces, text_encoder.vocab_size is "
+                f"{config.text_encoder.vocab_size}; use the vocab.txt that the weights were trained with"
+            )
+        self.tokenizer = tokenizer
 
 
 def require(part: P | None, name: str, *, task: str) -> P:

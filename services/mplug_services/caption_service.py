@@ -19,6 +19,7 @@ from mplug_services.generation_options import GenerationSettings, read_options
 from mplug_services.generator import Generator, TextOutcome
 from mplug_services.image_reader import ImageReader
 from mplug_services.slot import Slot
+from mplug_services.wire_explanation import read_explain, write_heat_map
 from mplug_services.wire_generation import write_progress, write_texts
 
 Context = aio.ServicerContext[Any, Any]  # Any: as the generated servicers have it
@@ -46,6 +47,8 @@ class CaptionService(CaptionServiceServicer):
         generator = self._slot.get()
         settings = self._read_options(request.options, request.prompt, generator)
         wire.check_batch(len(request.images), "images", self._config.max_batch_size)
+        limit = self._config.max_explained_items
+        explain = read_explain(request, len(request.images), "images", generator.model, limit)
         results: dict[int, pb.CaptionResult] = {}
         pictures: dict[int, bytes] = {}
         for index, image in enumerate(request.images):
@@ -53,9 +56,10 @@ class CaptionService(CaptionServiceServicer):
                 pictures[index] = await self._reader.read(wire.read_image(image, f"images[{index}]"))
             except Exception as error:
                 results[index] = _result(index, TextOutcome(error=error), settings)
-        batch = await generator.caption(
-            list(pictures.values()), settings, prompt=request.prompt, deadline=wire.read_deadline(context)
-        )
+        given, deadline = list(pictures.values()), wire.read_deadline(context)
+        batch = await generator.caption(given, settings, prompt=request.prompt, deadline=deadline)
+        if explain is not None:
+            batch = await generator.explainer.explain(batch, given, explain, deadline=deadline)
         for index, outcome in zip(pictures, batch.outcomes, strict=True):
             results[index] = _result(index, outcome, settings)
         return pb.CaptionResponse(
@@ -99,4 +103,8 @@ class CaptionService(CaptionServiceServicer):
 def _result(index: int, outcome: TextOutcome, settings: GenerationSettings) -> pb.CaptionResult:
     if outcome.error is not None:
         return pb.CaptionResult(index=index, error=error_status(outcome.error, field=f"images[{index}]"))
-    return pb.CaptionResult(index=index, captions=write_texts(outcome, settings.shown_seed))
+    return pb.CaptionResult(
+        index=index,
+        captions=write_texts(outcome, settings.shown_seed),
+        heat_maps=map(write_heat_map, outcome.heat_maps),
+    )

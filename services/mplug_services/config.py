@@ -28,7 +28,13 @@ MODEL_SETTINGS = {
     "caption": "caption_model",
     "vqa": "vqa_model",
 }
-MAY_BE_ZERO = ("port", "torch_threads", "token_cache_disk_bytes")
+IMAGE_SIZE_SETTINGS = {
+    "retrieval": "image_size",
+    "rerank": "rerank_image_size",
+    "caption": "caption_image_size",
+    "vqa": "vqa_image_size",
+}
+MAY_BE_ZERO = ("port", "torch_threads", "token_cache_disk_bytes", *IMAGE_SIZE_SETTINGS.values())
 TOKEN_CACHES = ("none", "fp16", "int8")
 KEEP_IMAGES = ("none", "original", "thumbnail")
 ENV_PREFIX = "MPLUG_"
@@ -39,6 +45,16 @@ OTHER_PREFIXES = ("MPLUG_TRAIN_", "MPLUG_TEST_")
 
 class ConfigurationError(ValueError):
     """A setting that is unknown or cannot be; names the setting, its value and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a task's model is, and at which size it sees pictures."""
+
+    place: str
+    """As for `mplug.load`."""
+    image_size: int | None = None
+    """Side in pixels; None: the checkpoint's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,9 +75,17 @@ class ServeConfig:
     rerank_model: str = ""
     """A folder of mPLUG with a fusion encoder and ITM head; none: no reranking."""
     caption_model: str = ""
-    """A folder of mPLUG with a text decoder; none: no captions."""
+    """A folder of mPLUG with a text decoder, or open_clip:coca_NAME; none: no captions."""
     vqa_model: str = ""
     """A folder of mPLUG with a fusion encoder and a text decoder; none: no answers."""
+    image_size: int = 0
+    """Side in pixels of the pictures that `model` sees; 0: the checkpoint's own. Another makes another index."""
+    rerank_image_size: int = 0
+    """Likewise of rerank_model."""
+    caption_image_size: int = 0
+    """Likewise of caption_model."""
+    vqa_image_size: int = 0
+    """Likewise of vqa_model."""
     device: str = "cpu"
     """cpu, cuda or cuda:1."""
     dtype: str = "float32"
@@ -107,6 +131,8 @@ class ServeConfig:
     max_top_k: int = 1000
     max_page_size: int = 1000
     max_query_parts: int = 16
+    max_explained_items: int = 16
+    """Most pictures, questions or candidates of one request that are explained: each word costs a pass of its own."""
 
     reflection: bool = True
     """Whether clients may ask for the list of services and messages."""
@@ -168,13 +194,16 @@ class ServeConfig:
         return bool(self.sources)
 
     @property
-    def sources(self) -> dict[str, str]:
+    def sources(self) -> dict[str, ModelSource]:
         """By task, the models that the selected services need, as far as they are given."""
-        given = {task: str(getattr(self, setting)) for task, setting in MODEL_SETTINGS.items()}
+        given = {
+            task: ModelSource(getattr(self, setting), getattr(self, IMAGE_SIZE_SETTINGS[task]) or None)
+            for task, setting in MODEL_SETTINGS.items()
+        }
         return {
             task: source
             for task, source in given.items()
-            if source and any(name in self.services for name in USERS_OF[task])
+            if source.place and any(name in self.services for name in USERS_OF[task])
         }
 
     @property

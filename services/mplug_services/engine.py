@@ -10,6 +10,7 @@ from concurrent.futures import Future
 
 import torch
 
+from mplug.freezing import freeze
 from mplug_services.kind_queue import Quantum
 from mplug_services.runners.batch import RunningBatch
 from mplug_services.runners.models import Models, describe, make_runners
@@ -98,12 +99,15 @@ class ModelWorker:
         if self._num_threads > 0:
             torch.set_num_threads(self._num_threads)
         models = self._load()
-        self._runners = make_runners(models)
         started = time.monotonic()
+        # Before they are frozen: fingerprints read every tensor in torch's own layout.
+        served = {task: describe(task, model) for task, model in models.items()}
+        for model in models.values():
+            freeze(model)
+        self._runners = make_runners(models)
         for runner in self._runners.values():
             for items in runner.warm_up():
                 _run_alone(runner, items)
-        served = {task: describe(task, model) for task, model in models.items()}
         names = ", ".join(f"{model.name} ({task})" for task, model in served.items())
         logger.info("%s warm after %.2f s", names, time.monotonic() - started)
         return served

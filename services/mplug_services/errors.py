@@ -81,7 +81,7 @@ _KNOWN: tuple[tuple[type[Exception], grpc.StatusCode, str], ...] = (
     (work.BatchTooLargeError, StatusCode.INVALID_ARGUMENT, "BATCH_TOO_LARGE"),
     (work.DeadlineExceededError, StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (work.EngineStoppedError, StatusCode.UNAVAILABLE, "ENGINE_STOPPED"),
-    (work.NonFiniteError, StatusCode.INTERNAL, "NON_FINITE_EMBEDDING"),
+    (work.NonFiniteError, StatusCode.INTERNAL, "NON_FINITE"),
     (index_errors.CollectionNotFoundError, StatusCode.NOT_FOUND, "COLLECTION_NOT_FOUND"),
     (index_errors.CollectionExistsError, StatusCode.ALREADY_EXISTS, "COLLECTION_EXISTS"),
     (index_errors.AliasNotFoundError, StatusCode.NOT_FOUND, "ALIAS_NOT_FOUND"),

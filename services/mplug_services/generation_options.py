@@ -7,10 +7,10 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mplug.errors import ConfigError
+from mplug.decoder_facts import DecoderFacts
+from mplug.errors import ConfigError, MplugError
 from mplug_api.v1 import generation_pb2 as pb
 from mplug_services.errors import ServiceError, invalid_argument
-from mplug_services.served_model import DecoderFacts
 
 if TYPE_CHECKING:
     from mplug.generation import GenerationConfig
@@ -61,16 +61,10 @@ def read_options(
     from mplug.generation import GenerationConfig
 
     given, paths = _given(options, field)
-    defaults = decoder.defaults
-    settings: dict[str, Any] = {  # Any: names and values of GenerationConfig's fields
-        "max_length": defaults.max_length,
-        "beam_size": defaults.beam_size,
-        "deterministic": options.deterministic,
-    }
-    settings |= given
-    settings.setdefault("min_length", max(0, min(defaults.min_length, settings["max_length"])))
     try:
-        config = GenerationConfig(**settings)
+        config = GenerationConfig(
+            **decoder.defaults.settings({**given, "deterministic": options.deterministic})
+        )
     except ConfigError as error:
         name = str(error).partition(" is ")[0]
         raise _out_of_range(paths.get(name, f"{field}.{name}"), str(error)) from error
@@ -107,16 +101,15 @@ def _check_limits(
             _sequences_path(config, field),
             f"{config.sequences} texts at a time; this server decodes at most {max_sequences}",
         )
-    if config.method == "beam" and config.beam_size > decoder.vocab_size:
+    if config.candidates > decoder.vocab_size:
         raise _out_of_range(
             _sequences_path(config, field),
             f"{config.beam_size} beams; the vocabulary has {decoder.vocab_size} tokens",
         )
-    if config.max_length > decoder.max_positions:
-        raise _out_of_range(
-            paths["max_length"],
-            f"{config.max_length} tokens; the decoder has {decoder.max_positions} positions",
-        )
+    try:
+        decoder.check_length(1, config.max_length)  # the least there is before a text: its start
+    except MplugError as error:
+        raise _out_of_range(paths["max_length"], str(error)) from error
 
 
 def _sequences_path(config: GenerationConfig, field: str) -> str:

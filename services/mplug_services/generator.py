@@ -5,28 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mplug.decoder_facts import DecoderFacts
+from mplug.heat_maps import HeatMap
 from mplug.text.tokenizer import Tokens
 from mplug_services.engine_seam import Engine
-from mplug_services.errors import invalid_argument
+from mplug_services.explainer import Explainer
 from mplug_services.generation_options import GenerationSettings
-from mplug_services.generation_work import (
-    AnswerQuestion,
-    CaptionImage,
-    GeneratedIds,
-    PictureItem,
-    RankAnswers,
-    RankedIndices,
-)
+from mplug_services.generation_work import GeneratedIds, RankedIndices
 from mplug_services.prepare import PreparedImage, Preparer
 from mplug_services.room import Room, StageSeconds, stage_seconds
-from mplug_services.served_model import DecoderFacts, ServedModel
+from mplug_services.served_model import ServedModel
 from mplug_services.tasks import both
+from mplug_services.text_items import MakeItem, TextItems, Urgency
 from mplug_services.work import WorkResult
 
 GENERATE_PATIENCE = 10.0
@@ -54,6 +50,8 @@ class TextOutcome:
     error: Exception | None = None
     truncated: bool = False
     """The question was longer than the model reads."""
+    heat_maps: tuple[HeatMap, ...] = ()
+    """Of the best text's words, where its `explainer` made them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,10 +71,6 @@ class PictureQuestion:
     question: str
 
 
-MakeItem = Callable[[NDArray[np.uint8], Tokens | None], PictureItem]
-"""From pixels and the question's tokens to a work item."""
-
-
 class Generator:
     """What CaptionService, VqaService and SearchService share.
 
@@ -90,6 +84,8 @@ class Generator:
         assert model.decoder is not None, model
         self.model = model
         self.decoder: DecoderFacts = model.decoder
+        self.explainer = Explainer(model, model.decoder, engine, preparer)
+        self._items = TextItems(model.decoder, model.tokenizer, preparer)
         self._engine = engine
         self._preparer = preparer
 
@@ -112,10 +108,10 @@ class Generator:
             patience: seconds in which it wants to be served (see `Scheduler`).
 
         Raises:
-            ServiceError: prompt and `max_length` go beyond what the decoder holds.
+            ServiceError: the prompt, or prompt and `max_length`, go beyond what the model reads.
             WorkError: the whole batch was refused, or its deadline passed. Cancellation ends its work.
         """
-        make = await self._captions(settings, prompt, deadline, patience)
+        make = await self._items.captions(settings, prompt, Urgency(deadline, patience))
         return await self._run(images, None, make)
 
     async def stream_caption(
@@ -127,7 +123,8 @@ class Generator:
             The text so far, from its beginning, each time it has grown, and at last the outcome. Closing the iterator
             ends the work.
         """
-        make = await self._captions(settings, prompt, deadline, STREAM_PATIENCE, stream=True)
+        urgency = Urgency(deadline, STREAM_PATIENCE)
+        make = await self._items.captions(settings, prompt, urgency, stream=True)
         async with contextlib.aclosing(self._stream(image, None, make)) as steps:
             async for step in steps:
                 yield step
@@ -141,7 +138,7 @@ class Generator:
         patience: float = GENERATE_PATIENCE,
     ) -> TextBatch:
         """Answer questions in words of the model's own; arguments and errors as in `caption`."""
-        make = self._answers(settings, deadline, patience)
+        make = self._items.answers(settings, Urgency(deadline, patience))
         return await self._run(
             [each.image for each in questions], [each.question for each in questions], make
         )
@@ -150,7 +147,7 @@ class Generator:
         self, question: PictureQuestion, settings: GenerationSettings, *, deadline: float | None = None
     ) -> AsyncGenerator[str | TextOutcome, None]:
         """Answer one question; yields as `stream_caption` does."""
-        make = self._answers(settings, deadline, STREAM_PATIENCE, stream=True)
+        make = self._items.answers(settings, Urgency(deadline, STREAM_PATIENCE), stream=True)
         async with contextlib.aclosing(self._stream(question.image, question.question, make)) as steps:
             async for step in steps:
                 yield step
@@ -174,108 +171,13 @@ class Generator:
             deadline: as in `caption`.
 
         Raises:
-            ServiceError: an answer has no token that the model knows how to read, or too many.
+            ServiceError: an answer is longer than the model reads.
             WorkError: as in `caption`.
         """
-        ids = await self._tokenize_answers(answers, field)
-
-        def make(pixels: NDArray[np.uint8], question: Tokens | None) -> PictureItem:
-            assert question is not None, "answers are for questions"
-            return RankAnswers(
-                pixels=pixels,
-                question=question.ids,
-                answers=ids,
-                k=k,
-                deadline=deadline,
-                patience=GENERATE_PATIENCE,
-            )
-
+        make = await self._items.ranked(answers, k, Urgency(deadline, GENERATE_PATIENCE), field=field)
         return await self._run(
             [each.image for each in questions], [each.question for each in questions], make
         )
-
-    async def _captions(
-        self,
-        settings: GenerationSettings,
-        prompt: str,
-        deadline: float | None,
-        patience: float,
-        *,
-        stream: bool = False,
-    ) -> MakeItem:
-        prompt_ids = (self.decoder.bos_id, *await self._tokenize_prompt(prompt))
-        self._check_length(len(prompt_ids), settings)
-
-        def make(pixels: NDArray[np.uint8], _: Tokens | None) -> PictureItem:
-            return CaptionImage(
-                pixels=pixels,
-                config=settings.config,
-                prompt=prompt_ids,
-                seed=settings.seed,
-                stream=stream,
-                deadline=deadline,
-                patience=patience,
-            )
-
-        return make
-
-    def _answers(
-        self, settings: GenerationSettings, deadline: float | None, patience: float, *, stream: bool = False
-    ) -> MakeItem:
-        self._check_length(1, settings)
-
-        def make(pixels: NDArray[np.uint8], question: Tokens | None) -> PictureItem:
-            assert question is not None, "answers are for questions"
-            return AnswerQuestion(
-                pixels=pixels,
-                question=question.ids,
-                config=settings.config,
-                prompt=(self.decoder.bos_id,),
-                seed=settings.seed,
-                stream=stream,
-                deadline=deadline,
-                patience=patience,
-            )
-
-        return make
-
-    async def _tokenize_prompt(self, prompt: str) -> list[int]:
-        if not prompt:
-            return []
-        (tokens,) = await self._preparer.texts([prompt], self.model.tokenizer)
-        if isinstance(tokens, Exception):
-            raise tokens
-        if tokens.truncated:
-            most = self.model.tokenizer.max_length - 2
-            raise invalid_argument(
-                "prompt",
-                f"it is longer than the {most} tokens that the model reads",
-                reason="PROMPT_TOO_LONG",
-            )
-        return [int(token) for token in tokens.ids[1:-1]]
-
-    async def _tokenize_answers(self, answers: Sequence[str], field: str) -> tuple[tuple[int, ...], ...]:
-        """From the starting token to [SEP], which ends an answer."""
-        ids = []
-        for index, tokens in enumerate(await self._preparer.texts(answers, self.model.tokenizer)):
-            if isinstance(tokens, Exception):
-                raise tokens
-            if tokens.truncated or len(tokens.ids) > self.decoder.max_positions:
-                raise invalid_argument(
-                    f"{field}[{index}]", "the answer is longer than the model reads", reason="TEXT_TOO_LONG"
-                )
-            ids.append((self.decoder.bos_id, *map(int, tokens.ids[1:])))
-        return tuple(ids)
-
-    def _check_length(self, prompt: int, settings: GenerationSettings) -> None:
-        longest = prompt + settings.config.max_length - 1  # the last token is not read again
-        if longest > self.decoder.max_positions:
-            raise invalid_argument(
-                f"{settings.field}.max_length",
-                f"with {prompt} tokens of prompt and start a text may grow to {longest}; the decoder has "
-                f"{self.decoder.max_positions} positions",
-                reason="OUT_OF_RANGE",
-            )
 
     async def _run(
         self, images: Sequence[bytes], questions: Sequence[str] | None, make: MakeItem

@@ -75,4 +75,5 @@ def _write_limits(config: ServeConfig) -> pb.Limits:
         max_query_parts=config.max_query_parts,
         max_id_bytes=MAX_ID_BYTES,
         queue_size=config.queue_size,
+        max_explained_items=config.max_explained_items,
     )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mplug.images import ImageLimits, decode_image
+from mplug.overlay import draw_overlays
 from mplug.preprocess import to_pixels
 from mplug.text.tokenizer import Tokenizer, Tokens
 
@@ -61,6 +62,13 @@ class Preparer:
     async def texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Tokens | Exception]:
         """Tokenize texts; each has its own outcome."""
         return await self._each(tokenizer.encode, texts)
+
+    async def overlays(self, image: bytes, maps: Sequence[NDArray[np.float32]]) -> list[bytes]:
+        """Draw maps over a picture; arguments and errors as in `mplug.overlay.draw_overlays`."""
+        (drawn,) = await self._each(lambda data: draw_overlays(data, maps, self._limits), [image])
+        if isinstance(drawn, Exception):
+            raise drawn
+        return drawn
 
     def close(self) -> None:
         """End the threads; what waits is dropped."""

@@ -15,21 +15,25 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mplug.heat_maps import Explain, HeatMap
 from mplug.text.tokenizer import Tokens
 from mplug_services.blocking import BlockingPool
 from mplug_services.engine_seam import Engine
+from mplug_services.explain_work import ExplainMatch
 from mplug_services.kept_pictures import KeptImage, KeptPictures, Picture, PictureSource
 from mplug_services.prepare import PreparedImage, Preparer
 from mplug_services.rerank_work import EncodeImage, MatchPair
-from mplug_services.room import Room, StageSeconds, stage_seconds
+from mplug_services.room import StageSeconds, run_when_room, stage_seconds
 from mplug_services.served_model import ServedModel
 from mplug_services.token_cache import TokenCache, TokenKey
-from mplug_services.work import DeadlineExceededError, QueueFullError, WorkItem, WorkResult
+from mplug_services.work import DeadlineExceededError, WorkItem, WorkResult
 
 IN_FLIGHT = 32
 """Candidates of one request that are under way; tokens of so many are in memory, about 1 MB each."""
 ENCODE_PATIENCE = 1.0
 """Seconds by which the vision tower is less urgent than scoring: what has its tokens is scored first."""
+EXPLAIN_PATIENCE = 2.0
+"""Seconds by which heat maps are less urgent than scores: what is scored in time counts without them."""
 
 Outcome = float | Exception | None
 """Of a candidate: the probability of a match, an error, or None: the time was up."""
@@ -44,6 +48,8 @@ class Reranked:
     truncated: bool
     """The text was longer than the model reads."""
     seconds: StageSeconds
+    heat_maps: dict[int, HeatMap] = field(default_factory=dict)
+    """By candidate, of those that were explained in time."""
 
     @property
     def probabilities(self) -> list[float | None]:
@@ -86,6 +92,7 @@ class Reranker:
         *,
         stop_at: float | None = None,
         patience: float,
+        explain: Explain | None = None,
     ) -> Reranked:
         """Score candidates.
 
@@ -94,6 +101,8 @@ class Reranker:
             candidates: pictures, the most important first; an error is its own outcome.
             stop_at: `time.monotonic()` at which to return what there is; None: when all are through.
             patience: seconds in which each wants to be served (see `Scheduler`).
+            explain: what is wanted beside the probabilities; None: nothing. Whose picture is not there any more to be
+                drawn on has that as its error.
 
         Raises:
             WorkError: the queue is full, or the engine stopped; nothing was scored.
@@ -107,13 +116,13 @@ class Reranker:
         (tokens,) = await self._preparer.texts([text], self.model.tokenizer)
         if isinstance(tokens, Exception):
             raise tokens
-        run = _Run(tokens, stop_at, patience, list(candidates), prepare=time.monotonic() - started)
+        run = _Run(tokens, stop_at, patience, list(candidates), explain, prepare=time.monotonic() - started)
         try:
             async with asyncio.timeout(None if stop_at is None else max(0.0, stop_at - started)):
                 await self._run(run, candidates)
         except TimeoutError:
             pass
-        return Reranked(run.outcomes(), tokens.truncated, run.seconds())
+        return Reranked(run.outcomes(), tokens.truncated, run.seconds(), run.heat_maps)
 
     async def _run(self, run: _Run, candidates: Sequence[PictureSource | Exception]) -> None:
         places = asyncio.Semaphore(IN_FLIGHT)
@@ -129,10 +138,24 @@ class Reranker:
             tokens = await self._tokens(run, source)
             pair = MatchPair(ids=run.text.ids, tokens=tokens, deadline=run.stop_at, patience=run.patience)
             run.settled[number] = (await self._work(run, pair)).expect(float)
+            if run.explain is not None:
+                run.heat_maps[number] = await self._explain(run, run.explain, source, tokens)
         except DeadlineExceededError:
             pass
         except Exception as error:
             run.settled[number] = error
+
+    async def _explain(
+        self, run: _Run, explain: Explain, source: PictureSource, tokens: ImageTokens
+    ) -> HeatMap:
+        patience = run.patience + EXPLAIN_PATIENCE
+        item = ExplainMatch(
+            ids=run.text.ids, tokens=tokens, layer=explain.layer, deadline=run.stop_at, patience=patience
+        )
+        cells_HW: NDArray[np.float32] = (await self._work(run, item)).expect(np.ndarray)
+        picture = await self._pictures.read(source)
+        (overlay,) = await self._preparer.overlays(picture.data, [cells_HW])
+        return HeatMap("", (), cells_HW, overlay)
 
     async def _tokens(self, run: _Run, source: PictureSource) -> ImageTokens:
         if isinstance(source, KeptImage):  # its name is known before it is read
@@ -159,15 +182,7 @@ class Reranker:
 
     async def _work(self, run: _Run, item: WorkItem) -> WorkResult:
         """The model's result, as soon as the queue has room."""
-        while True:
-            try:
-                async with Room(self._engine, 1) as room:
-                    (result,) = await room.run([item])
-                break
-            except QueueFullError as error:
-                await asyncio.sleep(error.retry_after)
-        if isinstance(result, Exception):
-            raise result
+        result = await run_when_room(self._engine, item)
         run.results.append(result)
         return result
 
@@ -183,10 +198,12 @@ class _Run:
     stop_at: float | None
     patience: float
     candidates: list[PictureSource | Exception]
+    explain: Explain | None
     prepare: float
     """Seconds of the text or picture that took longest."""
     results: list[WorkResult] = field(default_factory=list)
     settled: dict[int, float | Exception] = field(default_factory=dict)
+    heat_maps: dict[int, HeatMap] = field(default_factory=dict)
 
     def outcomes(self) -> list[Outcome]:
         """Of all candidates."""

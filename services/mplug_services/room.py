@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mplug_services.engine_seam import Engine
-from mplug_services.work import DeadlineExceededError, WorkItem, WorkResult
+from mplug_services.work import DeadlineExceededError, QueueFullError, WorkItem, WorkResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,15 @@ class StageSeconds:
     forward: float | None = None
     """All quanta that held its items."""
     index: float | None = None
+
+    def then(self, other: StageSeconds) -> StageSeconds:
+        """Both of two that ran one after the other: each stage added up."""
+        return StageSeconds(
+            _added(self.prepare, other.prepare),
+            _added(self.queue, other.queue),
+            _added(self.forward, other.forward),
+            _added(self.index, other.index),
+        )
 
     def join(self, other: StageSeconds) -> StageSeconds:
         """Both of two that ran at the same time: the longer of each stage."""
@@ -84,6 +93,25 @@ class Room:
         self._left = 0
 
 
+async def run_when_room(engine: Engine, item: WorkItem) -> WorkResult:
+    """One item's result, as soon as the queue has room for it; for work of a call that was let in already.
+
+    Raises:
+        WorkError: its deadline passed, or the engine stopped.
+        Exception: the item's own error.
+    """
+    while True:
+        try:
+            async with Room(engine, 1) as room:
+                (result,) = await room.run([item])
+            break
+        except QueueFullError as error:
+            await asyncio.sleep(error.retry_after)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
 def stage_seconds(prepare: float, results: Sequence[WorkResult | Exception]) -> StageSeconds:
     """Seconds of a batch, from those of its preparation and from its results."""
     done = [result for result in results if isinstance(result, WorkResult)]
@@ -97,6 +125,11 @@ def stage_seconds(prepare: float, results: Sequence[WorkResult | Exception]) -> 
         queue=max(result.queue_seconds for result in done),
         forward=sum(quanta.values()),
     )
+
+
+def _added(left: float | None, right: float | None) -> float | None:
+    given = [each for each in (left, right) if each is not None]
+    return sum(given) if given else None
 
 
 def _longer(left: float | None, right: float | None) -> float | None:

@@ -226,9 +226,14 @@ class Scheduler:
         queue = self._queues[entry.item.kind]
         if not queue.waits and queue.running is None:
             # A kind that was idle saves up no claim on the time that it did not use.
-            others = [other.used for other in self._queues.values() if other.waits]
-            queue.used = max([queue.used, min(others, default=0.0)])
+            queue.used = max(queue.used, self._level())
         queue.insert(entry)
+
+    def _level(self) -> float:
+        """Model time of the kind that is furthest behind of those with work; without any, of the one that had most."""
+        queues = self._queues.values()
+        busy = [queue.used for queue in queues if queue.waits or queue.running is not None]
+        return min(busy) if busy else max(queue.used for queue in queues)
 
     def _remover(self, entry: Entry) -> Callable[[Future[WorkResult]], None]:
         def remove(future: Future[WorkResult]) -> None:

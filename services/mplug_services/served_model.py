@@ -4,23 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mplug.config import GenerationDefaults
-from mplug.text.tokenizer import Tokenizer, WordPieceTokenizer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecoderFacts:
-    """What there is to know of a model's text decoder."""
-
-    tokenizer: WordPieceTokenizer
-    """Turns ids back into text."""
-    bos_id: int
-    """Token id that starts a text."""
-    vocab_size: int
-    max_positions: int
-    """Longest text in tokens, prompt and start included."""
-    defaults: GenerationDefaults
-    """The checkpoint's own settings."""
+from mplug.decoder_facts import DecoderFacts
+from mplug.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +33,5 @@ class ServedModel:
     tokenizer: Tokenizer
     decoder: DecoderFacts | None = None
     """Of models that make texts."""
+    explained_layers: int = 0
+    """Layers whose look at the picture can be explained; 0: none of it can."""

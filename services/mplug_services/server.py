@@ -26,6 +26,7 @@ from mplug_services import token_cache
 from mplug_services.blocking import BlockingPool
 from mplug_services.config import ServeConfig
 from mplug_services.engine_seam import Engine
+from mplug_services.explain_work import EXPLAIN_BUDGET
 from mplug_services.image_reader import ImageReader
 from mplug_services.interceptor import ErrorInterceptor, RpcCounter
 from mplug_services.kept_pictures import KeptPictures
@@ -244,6 +245,7 @@ def make_scheduler(config: ServeConfig) -> Scheduler:
         WorkKind.ANSWER: config.max_batch_pixels,
         WorkKind.ENCODE: config.max_batch_pixels,
         WorkKind.RERANK: MAX_BATCH_VISUAL_TOKENS,
+        WorkKind.EXPLAIN: EXPLAIN_BUDGET,
     }
     return Scheduler(config.queue_size, budgets)
 

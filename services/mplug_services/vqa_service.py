@@ -19,6 +19,7 @@ from mplug_services.generation_options import GenerationSettings, read_options
 from mplug_services.generator import Generator, PictureQuestion, TextBatch, TextOutcome
 from mplug_services.image_reader import ImageReader
 from mplug_services.slot import Slot
+from mplug_services.wire_explanation import read_explain, write_heat_map
 from mplug_services.wire_generation import write_progress, write_texts
 
 Context = aio.ServicerContext[Any, Any]  # Any: as the generated servicers have it
@@ -51,6 +52,8 @@ class VqaService(VqaServiceServicer):
         settings = None if ranks else self._read_options(request.generate, "generate", generator)
         k = self._read_rank(request.rank) if ranks else 0
         wire.check_batch(len(request.questions), "questions", self._config.max_batch_size)
+        limit = self._config.max_explained_items
+        explain = read_explain(request, len(request.questions), "questions", generator.model, limit)
         outcomes: dict[int, TextOutcome] = {}
         questions: dict[int, PictureQuestion] = {}
         for index, question in enumerate(request.questions):
@@ -66,6 +69,15 @@ class VqaService(VqaServiceServicer):
             )
         else:
             batch = await generator.answer(given, settings, deadline=deadline)
+        if explain is not None:
+            batch = await generator.explainer.explain(
+                batch,
+                [each.image for each in given],
+                explain,
+                questions=[each.question for each in given],
+                answers=request.rank.answers,
+                deadline=deadline,
+            )
         outcomes |= dict(zip(questions, batch.outcomes, strict=True))
         return self._respond(request, outcomes, batch, settings, generator, started)
 
@@ -138,11 +150,12 @@ def _result(index: int, outcome: TextOutcome, seed: int | None, answers: Any) ->
         return pb.AnswerResult(
             index=index, error=error_status(outcome.error, field=f"questions[{index}].image")
         )
+    heat_maps = [write_heat_map(each) for each in outcome.heat_maps]
     if outcome.ranked is None:
-        return pb.AnswerResult(index=index, answers=write_texts(outcome, seed))
+        return pb.AnswerResult(index=index, answers=write_texts(outcome, seed), heat_maps=heat_maps)
     ranked = outcome.ranked
     best = [
         pb.RankedAnswer(index=place, text=answers[place], probability=probability)
         for place, probability in zip(ranked.indices, ranked.probabilities, strict=True)
     ]
-    return pb.AnswerResult(index=index, ranked=pb.RankedAnswers(answers=best))
+    return pb.AnswerResult(index=index, ranked=pb.RankedAnswers(answers=best), heat_maps=heat_maps)

@@ -34,6 +34,8 @@ class WorkKind(StrEnum):
     """Pictures to the reranker's image tokens."""
     RERANK = "rerank"
     """Texts with pictures' tokens to probabilities of a match."""
+    EXPLAIN = "explain"
+    """What texts and decisions looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import captioning, embedding, index, reranking
+from benchmarks import captioning, embedding, index, reranking, resolution
 from benchmarks.page import replace_section
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -13,6 +13,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "index": index.measure,
     "captioning": captioning.measure,
     "reranking": reranking.measure,
+    "resolution": resolution.measure,
 }
 
 

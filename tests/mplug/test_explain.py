@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from golden.mplug_cases import small_vocab, tiny_config
 from mplug.config import FusionEncoderConfig, TextDecoderConfig
-from mplug.explain import explain_match, explain_words, overlay
+from mplug.explain import explain_match, explain_words
 from mplug.layers import CrossLayer
 from mplug.reranking import RerankModel
 from mplug.text.tokenizer import WordPieceTokenizer
@@ -220,20 +218,12 @@ def test_the_word_before_the_first_cannot_be_explained() -> None:
         explain_words(namer(), torch.randn(1, 17, WIDTH), torch.tensor([[101, CAT, 102]]), words=[0])
 
 
-def test_an_overlay_colours_the_strong_cells_and_leaves_the_others() -> None:
-    picture = Image.new("RGB", (80, 40), (100, 100, 100))
-    heat = torch.zeros(SIDE, SIDE)
-    heat[0, 3] = 1.0
-    laid = np.asarray(overlay(picture, heat))
-    assert laid.shape == (40, 80, 3)
-    red, green, blue = laid[3, 74].astype(int)
-    assert red > 180 > green
-    assert blue < 60
-    assert (laid[20:, :40] == 100).all()
-    assert picture.getpixel((74, 3)) == (100, 100, 100), "the picture that came in stays as it is"
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
-def test_pictures_of_any_mode_become_rgb(mode: str) -> None:
-    laid = overlay(Image.new(mode, (9, 7)), torch.ones(2, 2))
-    assert (laid.mode, laid.size) == ("RGB", (9, 7))
+def test_pieces_of_one_word_are_explained_together() -> None:
+    decoder, image = namer(), random_pictures(1, torch.Generator().manual_seed(5))
+    plant(image[0], 6, 0)
+    plant(image[0], 13, 1)
+    ids = torch.tensor([[101, CAT, DOG, 102]])
+    cat, dog, both = explain_words(decoder, image, ids, words=[1, [2], (1, 2)])
+    assert (strongest(cat), strongest(dog)) == (6, 13)
+    assert min(float(both.flatten()[6]), float(both.flatten()[13])) > 0.2
+    assert float(cat.flatten()[13]) < 0.2, "the other word's cell is not its own"

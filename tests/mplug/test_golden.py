@@ -149,6 +149,7 @@ def test_answering_gives_the_reference_memory_and_logits(name: str, tmp_path: Pa
 def test_captioning_gives_the_reference_logits_from_the_picture_alone(tmp_path: Path) -> None:
     case = read_case("caption_large")
     model = load(case.write_modelscope(tmp_path), task="image-captioning")
+    assert isinstance(model, CaptionModel)
     assert {name for name, _ in model.named_children()} == {"image_encoder", "text_decoder"}
     _, image_tokens = golden_tower(model, case.io["image"])
     answers, mask = case.io["answer_input_ids"], case.io["answer_attention_mask"].bool()

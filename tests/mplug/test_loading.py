@@ -204,7 +204,7 @@ def test_checkpoints_of_other_tasks_have_encoders_only(tmp_path: Path) -> None:
             "task is 'juggling'; known are retrieval, rerank, caption, vqa, image-text-retrieval, image-captioning, ",
         ),
         ({"source": "open_clip:RN50", "task": "vqa"}, "open_clip:RN50 is for retrieval"),
-        ({"source": "open_clip:RN50", "image_size": 256}, "is for retrieval at its own image size"),
+        ({"source": "open_clip:RN50", "image_size": 256}, "for captions, at its own image size"),
         ({"source": "mplug-mini", "task": "caption"}, "no text_decoder, which the task 'caption' needs"),
         ({"dtype": "int4"}, "dtype is 'int4'; known are float32, bfloat16, float16"),
         ({"device": "abacus"}, "device is 'abacus'"),

@@ -21,7 +21,7 @@ from mplug.errors import CheckpointError, MplugError
 from mplug.loading import load, survey
 from mplug.reranking import RerankModel
 from mplug.retrieval import RetrievalModel
-from mplug.task_model import TaskModel
+from mplug.task_model import LoadedModel, TaskModel
 from mplug.tasks import MODELSCOPE_TASKS, TASKS, TaskSize
 from mplug.vqa import VqaModel
 
@@ -43,7 +43,7 @@ def modules(model: object) -> set[str]:
     return {name.split(".")[0] for name, _ in model.named_parameters()}
 
 
-def outputs(model: TaskModel, image_size: int = 32) -> list[Tensor]:
+def outputs(model: LoadedModel, image_size: int = 32) -> list[Tensor]:
     """What a task's model is asked for."""
     pixels, (ids, mask) = some_pixels(size=image_size), some_text()
     if isinstance(model, RetrievalModel):

@@ -12,6 +12,7 @@ import mplug
 def test_exported_names() -> None:
     assert mplug.__all__ == [
         "CaptionModel",
+        "Captioner",
         "CheckpointError",
         "ConfigError",
         "ContrastiveModel",
@@ -52,6 +53,7 @@ def test_unknown_names() -> None:
         "import mplug; mplug.decode_image; mplug.to_pixels; mplug.ImageLimits; mplug.MplugError",
         "import mplug.text.tokenizer",
         "import mplug.config",
+        "import mplug.decoder_facts",
         "import mplug; mplug.pipeline",
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
-from golden.mplug_cases import some_pixels, tiny_config, tiny_model
+import mplug
+from benchmarks.memory import measure_memory
+from golden.mplug_cases import some_pixels, tiny, tiny_config, tiny_model
 from mplug.checkpoints import modelscope, native
 from mplug.checkpoints.resolution import at_image_size, resize_positions
 from mplug.config import ImageEncoderConfig
 from mplug.errors import ConfigError
+from mplug.image_encoder import ImageEncoder
+from mplug.pipelines import PIPELINE_TASKS
 from mplug.preprocess import PreprocessConfig
 from mplug.retrieval import RetrievalModel
+from mplug.tasks import TASKS
 
+SIZES = [256, 384, 512, 576, 768]
 TOWERS: dict[str, tuple[str, dict[str, Any], int]] = {
     "timm": (
         "timm:vit_base_patch16_clip_quickgelu_224",
@@ -61,7 +69,7 @@ def table_of(model: RetrievalModel) -> Tensor:
     return rows
 
 
-@pytest.mark.parametrize("size", [256, 384, 512, 768])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("tower", TOWERS)
 @torch.inference_mode()
 def test_towers_take_pictures_of_other_sizes(tower: str, size: int) -> None:
@@ -80,6 +88,58 @@ def test_towers_take_pictures_of_other_sizes(tower: str, size: int) -> None:
         model.encode_image(some_pixels(size=64))
     at_image_size(model, 64)
     assert model.embed_images(some_pixels(size=64)).shape == vectors.shape
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.inference_mode()
+def test_folders_of_every_task_load_and_run_at_every_size(size: int, tmp_path: Path) -> None:
+    load: Any = mplug.load  # Any: the task is a variable
+    for task, kind in TASKS.items():
+        native.save(tiny(kind), tmp_path / task)
+        model = load(tmp_path / task, task=task, image_size=size)
+        assert model.encode_image(some_pixels(1, size)).shape == (1, 1 + (size // 16) ** 2, 48)
+    vectors = load(tmp_path / "retrieval", image_size=size).embed_images(some_pixels(1, size))
+    assert float(vectors.norm()) == pytest.approx(1)
+    picture = Image.fromarray(some_pixels(1, 40)[0].permute(1, 2, 0).numpy())
+    for name, task in PIPELINE_TASKS.items():
+        answer = mplug.pipeline(name, tmp_path / task, image_size=size)
+        assert answer((picture, "piece9"))
+
+
+def encoder_at(size: int, library: str) -> ImageEncoder:
+    """Two heads: torch's own attention leaves its fast path for an odd number of them."""
+    backbone, options = {
+        "timm": (
+            "timm:vit_base_patch16_clip_quickgelu_224",
+            {"img_size": size, "embed_dim": 128, "depth": 2, "num_heads": 2},
+        ),
+        "open_clip": ("open_clip:ViT-B-16-quickgelu", {"image_size": size, "width": 128, "layers": 2}),
+    }[library]
+    config = ImageEncoderConfig(backbone=backbone, backbone_options=options, width=128)
+    return ImageEncoder(config, PreprocessConfig(image_size=size)).eval()
+
+
+@pytest.mark.parametrize("library", ["timm", "open_clip"])
+def test_memory_grows_with_the_visual_length_and_not_with_its_square(library: str) -> None:
+    memory = {
+        size: measure_memory(partial(encoder_at(size, library), some_pixels(1, size))) for size in (256, 768)
+    }
+    tokens = {size: 1 + (size // 16) ** 2 for size in memory}
+    growth = tokens[768] / tokens[256]
+    assert memory[768].peak / memory[256].peak == pytest.approx(growth, rel=0.05)
+    assert memory[768].largest < weights_bytes(tokens[768]) / 4
+
+
+def test_attention_that_holds_its_weights_is_seen() -> None:
+    encoder = encoder_at(256, "timm")
+    for block in encoder.backbone.tower.blocks:
+        block.attn.fused_attn = False
+    assert measure_memory(partial(encoder, some_pixels(1, 256))).largest >= weights_bytes(257)
+
+
+def weights_bytes(tokens: int) -> int:
+    """What one layer's attention weights would be: float32, two heads."""
+    return 2 * tokens * tokens * 4
 
 
 @pytest.mark.parametrize("size", [48, 64])

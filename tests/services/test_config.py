@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mplug_services.config import ConfigurationError, ServeConfig, load_config
+from mplug_services.config import (
+    IMAGE_SIZE_SETTINGS,
+    MODEL_SETTINGS,
+    ConfigurationError,
+    ModelSource,
+    ServeConfig,
+    load_config,
+)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -45,6 +52,17 @@ def test_values_become_what_their_settings_are() -> None:
     assert (config.services, config.grace_seconds) == (("embedding", "search"), 2.5)
 
 
+def test_a_task_s_model_has_a_place_and_perhaps_a_size(tmp_path: Path) -> None:
+    file = write(tmp_path, "caption-model: captions\ncaption-image-size: 512\nvqa_image_size: 480\n")
+    config = load_config({"image_size": "256"}, file=file, environment={"MPLUG_RERANK_MODEL": "captions"})
+    assert config.sources == {
+        "retrieval": ModelSource("mplug-mini", 256),
+        "caption": ModelSource("captions", 512),
+        "rerank": ModelSource("captions", None),
+    }
+    assert list(IMAGE_SIZE_SETTINGS) == list(MODEL_SETTINGS)
+
+
 def test_variables_of_clients_are_not_settings() -> None:
     environment = {"MPLUG_ADDRESS": "host:1", "MPLUG_CACHE": "y", "MPLUG_CONFIG": "x", "MPLUG_TEST_SLOW": "1"}
     assert load_config(environment=environment) == ServeConfig()
@@ -61,6 +79,8 @@ def test_variables_of_clients_are_not_settings() -> None:
         ({"port": True}, {}, "", "port is True"),
         ({"port": 1.5}, {}, "", "port is 1.5; it must be a whole number"),
         ({"queue_size": 0}, {}, "", "queue_size is 0; it must be at least 1"),
+        ({"vqa_image_size": -16}, {}, "", "vqa_image_size is -16; it must be at least 0"),
+        ({"caption_image_size": "big"}, {}, "", "caption_image_size is 'big'; it must be a int"),
         ({"queue_size": 100}, {}, "", r"max_batch_size is 256; a batch must fit into queue_size \(100\)"),
         ({"services": "embedding,cooking"}, {}, "", "services is 'cooking'; known are"),
         ({"services": ()}, {}, "", "name at least one of"),

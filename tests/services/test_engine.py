@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mplug.errors import CheckpointError
 from mplug.retrieval import RetrievalModel
+from mplug_services.config import ModelSource
 from mplug_services.engine import ModelWorker
 from mplug_services.runners.embed import embed_batch
 from mplug_services.runners.models import Models, model_loader
@@ -237,4 +238,4 @@ def test_expired_items_cost_no_pass() -> None:
 
 def test_the_loader_loads_by_name() -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
-        model_loader({"retrieval": "nowhere"}, "cpu", "float32")()
+        model_loader({"retrieval": ModelSource("nowhere")}, "cpu", "float32")()

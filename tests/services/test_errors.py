@@ -32,7 +32,7 @@ Code = grpc.StatusCode
         (QueueFullError("full", 1.5), Code.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
         (DeadlineExceededError("late"), Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
         (EngineStoppedError("stop"), Code.UNAVAILABLE, "ENGINE_STOPPED"),
-        (NonFiniteError("nan"), Code.INTERNAL, "NON_FINITE_EMBEDDING"),
+        (NonFiniteError("nan"), Code.INTERNAL, "NON_FINITE"),
         (index_errors.CollectionNotFoundError("none"), Code.NOT_FOUND, "COLLECTION_NOT_FOUND"),
         (index_errors.CollectionExistsError("there"), Code.ALREADY_EXISTS, "COLLECTION_EXISTS"),
         (index_errors.PointNotFoundError("none"), Code.NOT_FOUND, "POINT_NOT_FOUND"),

@@ -1,6 +1,6 @@
 """One generation engine for every decoder: searches over a `StepDecoder`, whatever stands behind it."""
 
-from mplug.generation.config import GenerationConfig, Method
+from mplug.generation.config import GenerationConfig, Method, Rules
 from mplug.generation.decoder import DecodingState, ScoringDecoder, StepDecoder
 from mplug.generation.engine import decode_steps, generate, stream
 from mplug.generation.events import Event, Finished, Hypothesis, Token
@@ -14,6 +14,7 @@ __all__ = [
     "Hypothesis",
     "Method",
     "RankedAnswer",
+    "Rules",
     "ScoringDecoder",
     "StepDecoder",
     "Token",

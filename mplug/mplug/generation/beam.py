@@ -27,7 +27,6 @@ and log_softmax gives us a number.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -37,7 +36,7 @@ from torch import Tensor
 from mplug.generation.config import GenerationConfig
 from mplug.generation.constraints import constrained_log_probs
 from mplug.generation.events import Event, Finished, Hypothesis, Token
-from mplug.generation.search import Move
+from mplug.generation.search import Move, broken, is_broken, settled
 
 Choice = tuple[int, int, float]
 """A beam's new token, the beam it goes on from, and its score."""
@@ -55,6 +54,9 @@ class _Item:
 
     def grow(self, choices: list[Choice], eos_id: int, *, last: bool) -> bool:
         """Take the new beams, best first; returns whether the item ends."""
+        if is_broken(choices):
+            self.hypotheses = [broken(self.beams[beam]) for _, beam, _ in choices]
+            return True
         self.beams = [[*self.beams[beam], token] for token, beam, _ in choices]
         ends = last or choices[0][0] == eos_id
         self.hypotheses += [
@@ -72,10 +74,9 @@ class _Item:
     def certain(self) -> list[Event]:
         """Tokens that all live beams and stored hypotheses share, and so the best text has."""
         unsure = [*self.beams, *(one.ids for one in self.hypotheses)]
-        columns = zip(*(text[self.streamed :] for text in unsure), strict=False)
-        shared = list(itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+        shared = settled(unsure, self.streamed)
         self.streamed += len(shared)
-        return [Token(self.number, column[0]) for column in shared]
+        return [Token(self.number, token) for token in shared]
 
 
 class BeamSearch:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from mplug.errors import ConfigError
 
 Method = Literal["beam", "greedy", "sample"]
+Rules = Literal["mplug", "open_clip"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,8 +20,10 @@ class GenerationConfig:
     """
 
     method: Method = "beam"
-    """`beam` is the reference's search (see `mplug.generation.beam`); `greedy` takes the likeliest token; `sample`
-    draws."""
+    """`beam` is the reference's search (see `rules`); `greedy` takes the likeliest token; `sample` draws."""
+    rules: Rules = "mplug"
+    """Which reference: `mplug` is ModelScope's search (see `mplug.generation.beam`), `open_clip` open_clip's for CoCa
+    (see `mplug.generation.open_clip_beam`). The length penalty is theirs, too."""
     min_length: int = 1
     """Tokens to generate before the end is allowed."""
     max_length: int = 10
@@ -30,7 +33,8 @@ class GenerationConfig:
     num_results: int = 1
     """Texts for each item: the best of `beam`, or as many draws of `sample`."""
     length_penalty: float = 0.6
-    """Exponent of GNMT's length penalty (Wu et al. 2016, section 7), which the reference fixes at 0.6."""
+    """Exponent of GNMT's length penalty (Wu et al. 2016, section 7), which mPLUG's reference fixes at 0.6; by
+    open_clip's rules of the length itself, fixed at 1."""
     temperature: float = 1.0
     """`sample`: logits are divided by it before drawing; scores stay those of temperature 1."""
     top_k: int = 0
@@ -52,6 +56,8 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise ConfigError(f"method is {self.method!r}; known are {', '.join(get_args(Method))}")
+        if self.rules not in get_args(Rules):
+            raise ConfigError(f"rules is {self.rules!r}; known are {', '.join(get_args(Rules))}")
         for name in ("max_length", "beam_size", "num_results"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         self._check(
@@ -70,9 +76,16 @@ class GenerationConfig:
         """Sequences that are decoded at a time for one item."""
         return self.beam_size if self.method == "beam" else self.num_results
 
+    @property
+    def candidates(self) -> int:
+        """Tokens that the search takes from one sequence at a time; no vocabulary may have fewer."""
+        if self.method != "beam":
+            return 1
+        return 2 * self.beam_size if self.rules == "open_clip" else self.beam_size
+
     def penalty(self, length: int) -> float:
-        """What a sum of log-probabilities over so many tokens is divided by: GNMT's ((5 + length) / 6) ** alpha."""
-        return float(((5.0 + length) / 6.0) ** self.length_penalty)
+        """What a sum over so many tokens is divided by: GNMT's ((5 + length) / 6) ** alpha, or open_clip's."""
+        return float((length if self.rules == "open_clip" else (5.0 + length) / 6.0) ** self.length_penalty)
 
     def _check(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:

@@ -1,4 +1,4 @@
-"""From logits to log-probabilities, with what a configuration forbids."""
+"""From logits to log-probabilities, or logits still, with what a configuration forbids."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def constrained_log_probs(
     Returns:
         float32 (S, V).
     """
-    logits_SV = logits_SV.float()
-    if config.repetition_penalty != 1:
-        for row_V, text in zip(logits_SV, texts, strict=True):
-            _penalise(row_V, sorted(set(text)), config.repetition_penalty)
-    log_probs_SV = logits_SV.log_softmax(-1)
-    if generated < config.min_length:
-        log_probs_SV[:, eos_id] = BANNED
-    if config.no_repeat_ngram_size:
-        for row_V, text in zip(log_probs_SV, texts, strict=True):
-            banned = repeating_tokens(text, config.no_repeat_ngram_size)
-            row_V[torch.tensor(banned, dtype=torch.int64, device=row_V.device)] = BANNED
+    log_probs_SV = _weakened(logits_SV, texts, config).log_softmax(-1)
+    _ban(log_probs_SV, texts, generated, config, eos_id)
     return log_probs_SV
+
+
+def constrained_logits(
+    logits_SV: Tensor, texts: Sequence[Sequence[int]], generated: int, config: GenerationConfig, eos_id: int
+) -> Tensor:
+    """Logits of the next token, float32 (S, V); arguments as of `constrained_log_probs`."""
+    logits_SV = _weakened(logits_SV, texts, config)
+    _ban(logits_SV, texts, generated, config, eos_id)
+    return logits_SV
 
 
 def repeating_tokens(text: Sequence[int], size: int) -> list[int]:
@@ -50,6 +50,25 @@ def repeating_tokens(text: Sequence[int], size: int) -> list[int]:
     last = tuple(text[len(text) - size + 1 :])
     starts = range(len(text) - size + 1)
     return sorted({text[at + size - 1] for at in starts if tuple(text[at : at + size - 1]) == last})
+
+
+def _weakened(logits_SV: Tensor, texts: Sequence[Sequence[int]], config: GenerationConfig) -> Tensor:
+    logits_SV = logits_SV.float()
+    if config.repetition_penalty != 1:
+        for row_V, text in zip(logits_SV, texts, strict=True):
+            _penalise(row_V, sorted(set(text)), config.repetition_penalty)
+    return logits_SV
+
+
+def _ban(
+    scores_SV: Tensor, texts: Sequence[Sequence[int]], generated: int, config: GenerationConfig, eos_id: int
+) -> None:
+    if generated < config.min_length:
+        scores_SV[:, eos_id] = BANNED
+    if config.no_repeat_ngram_size:
+        for row_V, text in zip(scores_SV, texts, strict=True):
+            banned = repeating_tokens(text, config.no_repeat_ngram_size)
+            row_V[torch.tensor(banned, dtype=torch.int64, device=row_V.device)] = BANNED
 
 
 def _penalise(logits_V: Tensor, ids: list[int], penalty: float) -> None:

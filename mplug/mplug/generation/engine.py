@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mplug.decoder_facts import longest_read
 from mplug.errors import MplugError
 from mplug.generation.beam import BeamSearch
 from mplug.generation.config import GenerationConfig
 from mplug.generation.decoder import StateT, StepDecoder
 from mplug.generation.events import Event, Finished, Hypothesis
+from mplug.generation.open_clip_beam import OpenClipBeamSearch
 from mplug.generation.sampling import TokenSearch
 from mplug.generation.search import Move, Search
 
@@ -142,7 +144,8 @@ def _search(
     eos_id: int, prompts: Mapping[int, Sequence[int]], config: GenerationConfig, seeds: Sequence[int]
 ) -> Search:
     if config.method == "beam":
-        return BeamSearch(config, eos_id, list(prompts), list(prompts.values()))
+        kind = OpenClipBeamSearch if config.rules == "open_clip" else BeamSearch
+        return kind(config, eos_id, list(prompts), list(prompts.values()))
     return TokenSearch(config, eos_id, list(prompts), list(prompts.values()), seeds)
 
 
@@ -172,14 +175,14 @@ def _check(
 ) -> None:
     if len(seeds) != len(prompts):
         raise MplugError(f"there are {len(seeds)} seeds for {len(prompts)} items; give one for each, or none")
-    if config.method == "beam" and config.beam_size > decoder.vocab_size:
+    if config.candidates > decoder.vocab_size:
         raise MplugError(
             f"beam_size is {config.beam_size}, the vocabulary has {decoder.vocab_size} tokens; use fewer beams"
         )
     for item, prompt in enumerate(prompts):
         if not prompt:
             raise MplugError(f"the prompt of item {item} is empty; it needs the token that starts a text")
-        longest = len(prompt) + config.max_length - 1  # the last token is not read again
+        longest = longest_read(len(prompt), config.max_length)
         if longest > decoder.max_positions:
             raise MplugError(
                 f"item {item} may grow to {longest} tokens before its last ({len(prompt)} of prompt, max_length "

@@ -12,7 +12,8 @@ class Hypothesis:
     ids: tuple[int, ...]
     """Prompt, then what was generated, the ending token included where it was."""
     score: float
-    """Sum of the generated tokens' log-probabilities, divided by the length penalty."""
+    """Sum of the generated tokens' log-probabilities, or logits by open_clip's rules, divided by the length penalty;
+    NaN where the model gave NaN, and the text ends before the token that it would have chosen."""
 
 
 @dataclass(frozen=True, slots=True)

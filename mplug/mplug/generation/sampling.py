@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 from mplug.generation.config import GenerationConfig
 from mplug.generation.constraints import constrained_log_probs
 from mplug.generation.events import Event, Finished, Hypothesis, Token
-from mplug.generation.search import Move
+from mplug.generation.search import Move, broken
 
 
 @dataclass(slots=True)
@@ -66,7 +67,9 @@ class TokenSearch:
         for number, texts in zip(self._numbers, self._texts, strict=True):
             for place, text in enumerate(texts):
                 token, log_prob = next(chosen)
-                if text.hypothesis is None:
+                if text.hypothesis is None and math.isnan(log_prob):
+                    text.hypothesis = broken(text.ids)
+                elif text.hypothesis is None:
                     self._extend(text, token, log_prob)
                     events.append(Token(number, token, place))
             ended = tuple(text.hypothesis for text in texts if text.hypothesis is not None)

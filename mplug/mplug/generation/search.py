@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from mplug.generation.events import Event
+from mplug.generation.events import Event, Hypothesis
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,22 @@ class Move:
             rows=[self.rows[sequence] for sequence in sequences],
             ids=[self.ids[sequence] for sequence in sequences],
         )
+
+
+def is_broken(choices: Sequence[tuple[int, int, float]]) -> bool:
+    """Whether a model gave NaN: of tokens with the beams they go on from and their scores, `topk` puts it first."""
+    return math.isnan(choices[0][2])
+
+
+def broken(text: Sequence[int]) -> Hypothesis:
+    """What a text becomes whose model gave NaN: it ends before the token that NaN would have chosen."""
+    return Hypothesis(tuple(text), math.nan)
+
+
+def settled(texts: Sequence[Sequence[int]], start: int) -> list[int]:
+    """What texts have alike from a place on: where one of them will be chosen, this is certain."""
+    columns = zip(*(text[start:] for text in texts), strict=False)
+    return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
 
 
 class Search(Protocol):

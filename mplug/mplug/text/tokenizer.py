@@ -51,6 +51,14 @@ class Tokenizer(Protocol):
         ...
 
 
+class DecodingTokenizer(Tokenizer, Protocol):
+    """What a model that writes needs of a tokenizer."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids back to text, special tokens left out."""
+        ...
+
+
 class WordPieceTokenizer:
     """BERT's tokenizer: control characters dropped, Chinese characters apart, lower case, accents stripped.
 

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from mplug_api.v1 import common_pb2 as _common_pb2
+from mplug_api.v1 import explanation_pb2 as _explanation_pb2
 from mplug_api.v1 import generation_pb2 as _generation_pb2
 import builtins as _builtins
 import sys
@@ -28,22 +29,28 @@ class CaptionRequest(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """What every caption begins with; may be empty."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ImageInput]: ...
     @_builtins.property
     def options(self) -> _generation_pb2.GenerationOptions: ...
+    @_builtins.property
+    def explain(self) -> _explanation_pb2.ExplainOptions:
+        """Set: say where the model looked. DEADLINE_EXCEEDED where the time is too short for that."""
+
     def __init__(
         self,
         *,
         images: _abc.Iterable[_common_pb2.ImageInput] | None = ...,
         prompt: _builtins.str = ...,
         options: _generation_pb2.GenerationOptions | None = ...,
+        explain: _explanation_pb2.ExplainOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "options", b"options", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "images", b"images", "options", b"options", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,22 +91,28 @@ class CaptionResult(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     CAPTIONS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    HEAT_MAPS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position of the picture in the request."""
     @_builtins.property
     def captions(self) -> _generation_pb2.GeneratedTexts: ...
     @_builtins.property
     def error(self) -> _status_pb2.Status: ...
+    @_builtins.property
+    def heat_maps(self) -> _containers.RepeatedCompositeFieldContainer[_explanation_pb2.HeatMap]:
+        """Where it was asked for: one for each of the first 64 words of the best caption, its prompt's included."""
+
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         captions: _generation_pb2.GeneratedTexts | None = ...,
         error: _status_pb2.Status | None = ...,
+        heat_maps: _abc.Iterable[_explanation_pb2.HeatMap] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "error", b"error", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "error", b"error", "index", b"index", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "error", b"error", "heat_maps", b"heat_maps", "index", b"index", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["captions", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015

@@ -139,6 +139,7 @@ class Limits(_message.Message):
     MAX_QUERY_PARTS_FIELD_NUMBER: _builtins.int
     MAX_ID_BYTES_FIELD_NUMBER: _builtins.int
     QUEUE_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_EXPLAINED_ITEMS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     max_image_bytes: _builtins.int
     max_image_pixels: _builtins.int
@@ -149,6 +150,8 @@ class Limits(_message.Message):
     max_query_parts: _builtins.int
     max_id_bytes: _builtins.int
     queue_size: _builtins.int
+    max_explained_items: _builtins.int
+    """Pictures, questions or candidates of one request that may be explained."""
     def __init__(
         self,
         *,
@@ -162,10 +165,11 @@ class Limits(_message.Message):
         max_query_parts: _builtins.int = ...,
         max_id_bytes: _builtins.int = ...,
         queue_size: _builtins.int = ...,
+        max_explained_items: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "max_id_bytes", b"max_id_bytes", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_query_parts", b"max_query_parts", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "queue_size", b"queue_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "max_explained_items", b"max_explained_items", "max_id_bytes", b"max_id_bytes", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_query_parts", b"max_query_parts", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "queue_size", b"queue_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

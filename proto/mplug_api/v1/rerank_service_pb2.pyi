@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from mplug_api.v1 import common_pb2 as _common_pb2
+from mplug_api.v1 import explanation_pb2 as _explanation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -27,21 +28,29 @@ class RerankRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     collection: _builtins.str
     """The collection that candidates' ids are of; may be empty where all candidates are images."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerankCandidate]: ...
+    @_builtins.property
+    def explain(self) -> _explanation_pb2.ExplainOptions:
+        """Set: say where the model looked. A candidate that was scored and not explained before the deadline is
+        near has no heat map.
+        """
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         collection: _builtins.str = ...,
         candidates: _abc.Iterable[Global___RerankCandidate] | None = ...,
+        explain: _explanation_pb2.ExplainOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "collection", b"collection", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "collection", b"collection", "explain", b"explain", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -119,6 +128,7 @@ class RerankResult(_message.Message):
     MATCH_PROBABILITY_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     NOT_REACHED_FIELD_NUMBER: _builtins.int
+    HEAT_MAPS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position of the candidate in the request."""
     match_probability: _builtins.float
@@ -127,6 +137,10 @@ class RerankResult(_message.Message):
     """The deadline came first."""
     @_builtins.property
     def error(self) -> _status_pb2.Status: ...
+    @_builtins.property
+    def heat_maps(self) -> _containers.RepeatedCompositeFieldContainer[_explanation_pb2.HeatMap]:
+        """Where it was asked for: one, of what speaks for a match. The picture must still be there to be drawn on."""
+
     def __init__(
         self,
         *,
@@ -134,10 +148,11 @@ class RerankResult(_message.Message):
         match_probability: _builtins.float = ...,
         error: _status_pb2.Status | None = ...,
         not_reached: _builtins.bool = ...,
+        heat_maps: _abc.Iterable[_explanation_pb2.HeatMap] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "match_probability", b"match_probability", "not_reached", b"not_reached", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "index", b"index", "match_probability", b"match_probability", "not_reached", b"not_reached", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "heat_maps", b"heat_maps", "index", b"index", "match_probability", b"match_probability", "not_reached", b"not_reached", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["match_probability", "error", "not_reached"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from mplug_api.v1 import common_pb2 as _common_pb2
+from mplug_api.v1 import explanation_pb2 as _explanation_pb2
 from mplug_api.v1 import generation_pb2 as _generation_pb2
 import builtins as _builtins
 import sys
@@ -51,6 +52,7 @@ class AnswerRequest(_message.Message):
     QUESTIONS_FIELD_NUMBER: _builtins.int
     GENERATE_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Question]: ...
     @_builtins.property
@@ -61,16 +63,21 @@ class AnswerRequest(_message.Message):
     def rank(self) -> Global___RankOptions:
         """Answers are chosen from a list."""
 
+    @_builtins.property
+    def explain(self) -> _explanation_pb2.ExplainOptions:
+        """Set: say where the model looked. DEADLINE_EXCEEDED where the time is too short for that."""
+
     def __init__(
         self,
         *,
         questions: _abc.Iterable[Global___Question] | None = ...,
         generate: _generation_pb2.GenerationOptions | None = ...,
         rank: Global___RankOptions | None = ...,
+        explain: _explanation_pb2.ExplainOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate", "mode", b"mode", "rank", b"rank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "generate", b"generate", "mode", b"mode", "rank", b"rank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate", "mode", b"mode", "questions", b"questions", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "generate", b"generate", "mode", b"mode", "questions", b"questions", "rank", b"rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_mode: _TypeAlias = _typing.Literal["generate", "rank"]  # noqa: Y015
     _WhichOneofArgType_mode: _TypeAlias = _typing.Literal["mode", b"mode"]  # noqa: Y015
@@ -148,6 +155,7 @@ class AnswerResult(_message.Message):
     ANSWERS_FIELD_NUMBER: _builtins.int
     RANKED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    HEAT_MAPS_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position of the question in the request."""
     @_builtins.property
@@ -156,6 +164,10 @@ class AnswerResult(_message.Message):
     def ranked(self) -> Global___RankedAnswers: ...
     @_builtins.property
     def error(self) -> _status_pb2.Status: ...
+    @_builtins.property
+    def heat_maps(self) -> _containers.RepeatedCompositeFieldContainer[_explanation_pb2.HeatMap]:
+        """Where it was asked for: one for each of the first 64 words of the best answer."""
+
     def __init__(
         self,
         *,
@@ -163,10 +175,11 @@ class AnswerResult(_message.Message):
         answers: _generation_pb2.GeneratedTexts | None = ...,
         ranked: Global___RankedAnswers | None = ...,
         error: _status_pb2.Status | None = ...,
+        heat_maps: _abc.Iterable[_explanation_pb2.HeatMap] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "error", b"error", "ranked", b"ranked", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "error", b"error", "index", b"index", "ranked", b"ranked", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "error", b"error", "heat_maps", b"heat_maps", "index", b"index", "ranked", b"ranked", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["answers", "ranked", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015

@@ -57,8 +57,8 @@ def draw_sheet(rows: Sequence[SheetRow], title: str, subtitle: str) -> Image.Ima
     """Draws the sheet."""
     sheet = Image.new("RGB", sheet_size(rows), GROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, 22), title, font=_font(24), fill=INK)
-    draw.text((MARGIN, 54), subtitle, font=_font(14), fill=FAINT)
+    draw.text((MARGIN, 22), title, font=font(24), fill=INK)
+    draw.text((MARGIN, 54), subtitle, font=font(14), fill=FAINT)
     for number, row in enumerate(rows):
         top = HEADER + number * ROW
         draw.line((MARGIN, top, sheet.width - MARGIN, top), fill=LINE, width=2)
@@ -70,7 +70,7 @@ def draw_sheet(rows: Sequence[SheetRow], title: str, subtitle: str) -> Image.Ima
 
 
 def _draw_query(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, top: int) -> None:
-    draw.text((MARGIN, top), row.title.upper(), font=_font(12), fill=ACCENT)
+    draw.text((MARGIN, top), row.title.upper(), font=font(12), fill=ACCENT)
     y = top + 22
     if row.picture is not None:
         side = THUMB - 60
@@ -78,25 +78,31 @@ def _draw_query(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, to
         y += side + 6
     if row.text is not None:
         text = f"+ {row.text}" if row.picture is not None else row.text
-        y = _draw_wrapped(draw, (MARGIN, y), text, _font(18), QUERY_WIDTH - 30, max_lines=4, fill=INK)
-    draw.text((MARGIN, top + ROW - 42), row.note, font=_font(12), fill=FAINT)
+        y = draw_wrapped(draw, (MARGIN, y), text, font(18), QUERY_WIDTH - 30, max_lines=4, fill=INK)
+    draw.text((MARGIN, top + ROW - 42), row.note, font=font(12), fill=FAINT)
 
 
 def _draw_hit(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, hit: SheetHit, left: int, top: int, *, best: bool
 ) -> None:
     _paste(sheet, hit.picture, left, top, THUMB, outline=ACCENT if best else LINE)
-    _draw_wrapped(draw, (left, top + THUMB + 4), hit.label, _font(12), THUMB - 40, max_lines=2, fill=INK)
+    draw_wrapped(draw, (left, top + THUMB + 4), hit.label, font(12), THUMB - 40, max_lines=2, fill=INK)
     score = f"{hit.score:.3f}"
-    width = draw.textlength(score, font=_font(12))
-    draw.text((left + THUMB - width, top + THUMB + 4), score, font=_font(12), fill=FAINT)
+    width = draw.textlength(score, font=font(12))
+    draw.text((left + THUMB - width, top + THUMB + 4), score, font=font(12), fill=FAINT)
 
 
 def _paste(sheet: Image.Image, picture: Path, left: int, top: int, side: int, outline: str = LINE) -> None:
+    with Image.open(picture) as opened:
+        paste_tile(sheet, opened, left, top, side, outline)
+
+
+def paste_tile(
+    sheet: Image.Image, picture: Image.Image, left: int, top: int, side: int, outline: str = LINE
+) -> None:
     """Pastes a picture into a white square with round corners."""
     tile = Image.new("RGB", (side, side), PAPER)
-    with Image.open(picture) as opened:
-        image = opened.convert("RGB")
+    image = picture.convert("RGB")
     image.thumbnail((side - 8, side - 8), Image.Resampling.LANCZOS)
     tile.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     mask = Image.new("L", (side, side), 0)
@@ -106,7 +112,7 @@ def _paste(sheet: Image.Image, picture: Path, left: int, top: int, side: int, ou
     draw.rounded_rectangle((left, top, left + side - 1, top + side - 1), radius=10, outline=outline, width=2)
 
 
-def _draw_wrapped(
+def draw_wrapped(
     draw: ImageDraw.ImageDraw,
     place: tuple[int, int],
     text: str,
@@ -146,5 +152,6 @@ def _pieces(text: str) -> list[str]:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The shipped font."""
     return ImageFont.truetype(str(FONT), size)

@@ -29,9 +29,19 @@ _NUMBERS: dict[str, tuple[type, str]] = {
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds where the model is: in a folder here, or on a server."""
     group = parser.add_argument_group("model on this machine")
-    group.add_argument("--model", metavar="FOLDER", help="a checkpoint folder, used here instead of a server")
+    group.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="a checkpoint folder, or to caption open_clip:coca_NAME, used here instead of a server",
+    )
     group.add_argument("--device", default="cpu", help="default: %(default)s")
     group.add_argument("--dtype", default="float32", help="default: %(default)s")
+    group.add_argument(
+        "--image-size",
+        type=int,
+        metavar="N",
+        help="side in pixels of the pictures that the model sees (default: the checkpoint's own)",
+    )
     add_connection_arguments(parser)
 
 
@@ -64,6 +74,10 @@ def open_runner(task: str, options: argparse.Namespace) -> Runner:
     """
     settings = generation_settings(options)
     if options.model is None:
+        if options.image_size is not None:
+            raise UsageError(
+                "--image-size is for a --model on this machine; a server's models have the sizes it was started with"
+            )
         try:
             wire_options = GenerationOptions(**settings) if settings else None
         except ValueError as error:
@@ -71,11 +85,17 @@ def open_runner(task: str, options: argparse.Namespace) -> Runner:
         return RemoteRunner(PIPELINE_TASKS[task], connect(options), wire_options)
     if find_spec("torch") is None:
         raise CliError("a model on this machine needs the server half: pip install 'mplug-serve[server]'")
-    if ":" in options.model and not os.path.exists(options.model):
+    is_address = ":" in options.model and not options.model.startswith("open_clip:")
+    if is_address and not os.path.exists(options.model):
         raise UsageError(f"--model takes a folder, not {options.model}; an address is given with --address")
     try:
         return make_runner(
-            task, options.model, device=options.device, dtype=options.dtype, generation=settings
+            task,
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            image_size=options.image_size,
+            generation=settings,
         )
     except MplugError as error:
         raise CliError(str(error)) from error

@@ -102,7 +102,7 @@ class ResultFile:
                     f"{self.path} is there and has no ledger ({self.ledger_path.name}): it was not made by this "
                     "command, which will not add to it; name another --output"
                 )
-            _put(self.ledger_path, _line(header))
+            write_whole(self.ledger_path, _line(header))
             return
         with self.ledger_path.open("rb") as file:
             found = _parse(file.readline())
@@ -178,8 +178,8 @@ def _to_disk(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def _put(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all; it is on the disk when this returns."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(data)

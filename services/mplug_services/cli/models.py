@@ -2,7 +2,7 @@
 
 Without MODEL: the sizes that mPLUG was published in. With MODEL: what a folder on this machine, or a model that
 ships with the package (mplug-mini), can do; only names and shapes are read. Memory is that of the weights; decoding
-on a CPU keeps the decoder's matrices a second time, in the layout that it reads fastest.
+on a CPU keeps the output matrix a second time, in the layout that it reads fastest.
 """
 
 import argparse

@@ -19,6 +19,7 @@ from mplug_services.cli.common import (
 )
 from mplug_services.cli.conditions import HELP as FILTER_HELP
 from mplug_services.cli.conditions import parse_filter
+from mplug_services.cli.explanations import add_explain_arguments, explain_hits
 from mplug_services.client import Part, Payload, PayloadValue, ScoreFusion, SearchResult
 
 UNLIKE_WEIGHT = -0.5
@@ -74,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--captions", action="store_true", help="give each hit a caption")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_explain_arguments(
+        parser, "FOLDER", "with --rerank: draw what speaks for a match over the first hits (16 at most)"
+    )
     add_connection_arguments(parser)
 
 
@@ -87,6 +91,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--rerank takes a number of hits, not {options.rerank}")
     if options.rerank and options.text is None:
         raise UsageError("--rerank matches pictures with a text: give a TEXT")
+    if options.explain is not None and not options.rerank:
+        raise UsageError("--explain shows what reranking looked at: give --rerank K as well")
     with connect(options) as client:
         result = client.search(
             options.collection,
@@ -97,6 +103,11 @@ def run(options: argparse.Namespace) -> int:
             score_fusion=ScoreFusion(options.fusion),
             caption_results=options.captions,
         )
+        _show(result, options)
+        return EXIT_OK if options.explain is None else explain_hits(client, result, options)
+
+
+def _show(result: SearchResult, options: argparse.Namespace) -> None:
     if result.truncated_parts:
         messages().print("The text is longer than the model reads; its end was left out.", style="yellow")
     if result.reranked_count < min(options.rerank, len(result.hits)):
@@ -110,7 +121,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         results().print(result_table(result))
         results().print(timing_line(result), style="dim")
-    return EXIT_OK
 
 
 def query_parts(options: argparse.Namespace) -> list[Part]:

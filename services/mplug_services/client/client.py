@@ -20,6 +20,7 @@ from mplug_services.client import (
 )
 from mplug_services.client.connection import Connection
 from mplug_services.client.generation_types import (
+    ExplainOptions,
     GenerationOptions,
     Question,
     RankOutcome,
@@ -134,10 +135,16 @@ class Client:
         *,
         prompt: str = "",
         options: GenerationOptions | None = None,
+        explain: ExplainOptions | None = None,
         timeout: float | None = None,
     ) -> list[TextOutcome]:
-        """Captions pictures, any number of them: one outcome each, in order. Captions begin with the prompt."""
-        return self._connection.run(caption_flows.caption(images, prompt, options, self._limits), timeout)
+        """Captions pictures, any number of them: one outcome each, in order. Captions begin with the prompt.
+
+        With `explain`, outcomes have a heat map for each word; the timeout then holds for these as well.
+        """
+        return self._connection.run(
+            caption_flows.caption(images, prompt, options, explain, self._limits), timeout
+        )
 
     def stream_caption(
         self,
@@ -158,10 +165,11 @@ class Client:
         questions: Sequence[Question],
         *,
         options: GenerationOptions | None = None,
+        explain: ExplainOptions | None = None,
         timeout: float | None = None,
     ) -> list[TextOutcome]:
-        """Answers questions about pictures, any number of them: one outcome each, in order."""
-        return self._connection.run(vqa_flows.answer(questions, options, self._limits), timeout)
+        """Answers questions about pictures, any number: one outcome each, in order; `explain` as in `caption`."""
+        return self._connection.run(vqa_flows.answer(questions, options, explain, self._limits), timeout)
 
     def rank_answers(
         self,
@@ -169,10 +177,13 @@ class Client:
         answers: Sequence[str],
         *,
         k: int | None = None,
+        explain: ExplainOptions | None = None,
         timeout: float | None = None,
     ) -> list[RankOutcome]:
         """Orders a list of answers for each question; the k whose first token is likeliest are scored in full."""
-        return self._connection.run(vqa_flows.rank_answers(questions, answers, k, self._limits), timeout)
+        return self._connection.run(
+            vqa_flows.rank_answers(questions, answers, k, explain, self._limits), timeout
+        )
 
     def stream_answer(
         self,
@@ -194,13 +205,17 @@ class Client:
         candidates: Sequence[str | ImageSource],
         *,
         collection: str = "",
+        explain: ExplainOptions | None = None,
         timeout: float | None = None,
     ) -> RerankResult:
         """Says how well each candidate, an id of the collection or a picture, matches a text.
 
-        Candidates are scored in their order until the timeout is near; those after it have no probability.
+        Candidates are scored in their order until the timeout is near; those after it have no probability. With
+        `explain`, those that are scored have a heat map of the decision, as far as the time allows.
         """
-        return self._connection.run(rerank_flows.rerank(text, candidates, collection, self._limits), timeout)
+        return self._connection.run(
+            rerank_flows.rerank(text, candidates, collection, explain, self._limits), timeout
+        )
 
     def ingest(
         self,

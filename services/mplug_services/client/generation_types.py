@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Literal
 
 from mplug_services.client.errors import ClientError
-from mplug_services.client.types import ImageSource, ModelVersion, Timings
+from mplug_services.client.types import FloatVector, ImageSource, ModelVersion, Timings
 
 Method = Literal["beam", "greedy", "sample"]
 
@@ -70,6 +70,28 @@ class GenerationOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainOptions:
+    """Asks for heat maps; each word costs the server a pass of its own."""
+
+    layer: int | None = None
+    """The layer whose cross-attention is read, from 0 on; None: the middle one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeatMap:
+    """Which cells of the picture speak for a word, or for a decision. H and W cells lie over it as a grid."""
+
+    word: str
+    """Pieces are put together; empty: the decision as a whole."""
+    tokens: tuple[int, ...]
+    """Places of its pieces in `token_ids`; of a ranked answer, in its tokens from the starting one on."""
+    cells_HW: FloatVector
+    """float32 (H, W), from 0 to 1, which the strongest cell has; all 0 where nothing speaks for the word."""
+    overlay: bytes
+    """A JPEG of the picture with the map laid over it."""
+
+
+@dataclass(frozen=True, slots=True)
 class GeneratedText:
     """One text that was generated."""
 
@@ -92,6 +114,8 @@ class TextOutcome:
     truncated: bool = False
     """The question was longer than the model reads; its end was left out."""
     error: ClientError | None = None
+    heat_maps: tuple[HeatMap, ...] = ()
+    """One for each word of the best text, where they were asked for."""
 
     @property
     def text(self) -> str:
@@ -151,6 +175,8 @@ class RankOutcome:
     truncated: bool = False
     """The question was longer than the model reads; its end was left out."""
     error: ClientError | None = None
+    heat_maps: tuple[HeatMap, ...] = ()
+    """One for each word of the best answer, where they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +186,8 @@ class MatchOutcome:
     index: int
     match_probability: float | None = None
     error: ClientError | None = None
+    heat_maps: tuple[HeatMap, ...] = ()
+    """One, where it was asked for and the deadline did not come before it."""
 
     @property
     def reached(self) -> bool:

@@ -4,10 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mplug.errors import ConfigError
+from mplug.heat_maps import Explain, HeatMap
 from mplug.pipelines import PIPELINE_TASKS, Generated, Input, Outcome, Ranked
 from mplug_services.client.client import Client
 from mplug_services.client.errors import ClientError, FailedPreconditionError
-from mplug_services.client.generation_types import GenerationOptions, Question, TextOutcome
+from mplug_services.client.explanation_wire import explained_limits
+from mplug_services.client.generation_types import (
+    ExplainOptions,
+    GenerationOptions,
+    MatchOutcome,
+    Question,
+    RankOutcome,
+    TextOutcome,
+)
 from mplug_services.client.types import ImageSource
 
 
@@ -37,7 +46,7 @@ class RemoteRunner:
         except LookupError as error:
             raise FailedPreconditionError(str(error), reason="MODEL_NOT_SERVED") from error
 
-    def run(self, inputs: Sequence[Input]) -> list[Outcome]:
+    def run(self, inputs: Sequence[Input], *, explain: Explain | None = None) -> list[Outcome]:
         """One outcome for each item, in order.
 
         Raises:
@@ -45,14 +54,23 @@ class RemoteRunner:
         """
         if self._task == "vqa":
             questions = [Question(item.image, item.text) for item in inputs]
-            return [_outcome(each) for each in self._client.answer(questions, options=self._options)]
+            answers = self._client.answer(questions, options=self._options, explain=_options(explain))
+            return [_outcome(each) for each in answers]
         run = self._caption if self._task == "caption" else self._match
         outcomes: dict[int, Outcome] = {}
         for text, places in _by_text(inputs).items():
-            outcomes.update(zip(places, run(text, [inputs[place].image for place in places]), strict=True))
+            images: list[ImageSource] = [inputs[place].image for place in places]
+            outcomes.update(zip(places, run(text, images, explain), strict=True))
         return [outcomes[place] for place in range(len(inputs))]
 
-    def rank(self, inputs: Sequence[Input], answers: Sequence[str], k: int = 128) -> list[Outcome]:
+    def rank(
+        self,
+        inputs: Sequence[Input],
+        answers: Sequence[str],
+        k: int = 128,
+        *,
+        explain: Explain | None = None,
+    ) -> list[Outcome]:
         """Orders a list of answers for each question.
 
         Raises:
@@ -63,25 +81,34 @@ class RemoteRunner:
             Outcome(
                 ranked=tuple(Ranked(each.index, each.text, each.probability) for each in outcome.answers),
                 error=outcome.error,
+                heat_maps=_heat_maps(outcome),
             )
-            for outcome in self._client.rank_answers(questions, answers, k=k)
+            for outcome in self._client.rank_answers(questions, answers, k=k, explain=_options(explain))
         ]
 
     def close(self) -> None:
         """Closes the connection."""
         self._client.close()
 
-    def _caption(self, prompt: str, images: list[ImageSource]) -> Iterable[Outcome]:
-        return [_outcome(each) for each in self._client.caption(images, prompt=prompt, options=self._options)]
+    def _caption(self, prompt: str, images: list[ImageSource], explain: Explain | None) -> Iterable[Outcome]:
+        captions = self._client.caption(
+            images, prompt=prompt, options=self._options, explain=_options(explain)
+        )
+        return [_outcome(each) for each in captions]
 
-    def _match(self, text: str, images: list[ImageSource]) -> Iterable[Outcome]:
-        size = self._client.server_info().limits.max_batch_size
+    def _match(self, text: str, images: list[ImageSource], explain: Explain | None) -> Iterable[Outcome]:
+        options = _options(explain)
+        size = explained_limits(self._client.server_info().limits, options).max_batch_size
         for start in range(0, len(images), size):
-            for each in self._client.rerank(text, images[start : start + size]).outcomes:
+            for each in self._client.rerank(text, images[start : start + size], explain=options).outcomes:
                 missed = (
                     None if each.reached else ClientError("the deadline came first", code="DEADLINE_EXCEEDED")
                 )
-                yield Outcome(match_probability=each.match_probability, error=each.error or missed)
+                yield Outcome(
+                    match_probability=each.match_probability,
+                    error=each.error or missed,
+                    heat_maps=_heat_maps(each),
+                )
 
 
 def connect(task: str, address: str, settings: Mapping[str, Any]) -> RemoteRunner:
@@ -109,4 +136,12 @@ def _by_text(inputs: Sequence[Input]) -> dict[str, list[int]]:
 
 def _outcome(outcome: TextOutcome) -> Outcome:
     texts = tuple(Generated(each.text, each.score, each.token_ids) for each in outcome.texts)
-    return Outcome(texts, error=outcome.error)
+    return Outcome(texts, error=outcome.error, heat_maps=_heat_maps(outcome))
+
+
+def _options(explain: Explain | None) -> ExplainOptions | None:
+    return None if explain is None else ExplainOptions(explain.layer)
+
+
+def _heat_maps(outcome: TextOutcome | RankOutcome | MatchOutcome) -> tuple[HeatMap, ...]:
+    return tuple(HeatMap(each.word, each.tokens, each.cells_HW, each.overlay) for each in outcome.heat_maps)

@@ -6,14 +6,19 @@ from mplug_api.v1 import rerank_service_pb2 as pb
 from mplug_services.client.batches import readable
 from mplug_services.client.calls import Flow, ask
 from mplug_services.client.errors import ClientError, from_status
-from mplug_services.client.generation_types import MatchOutcome, RerankResult
+from mplug_services.client.explanation_wire import explain_to_wire, heat_maps_from_wire
+from mplug_services.client.generation_types import ExplainOptions, MatchOutcome, RerankResult
 from mplug_services.client.model_flows import LimitsCache
 from mplug_services.client.types import ImageSource
 from mplug_services.client.wire import image_to_wire, model_from_wire, timings_from_wire
 
 
 def rerank(
-    text: str, candidates: Sequence[str | ImageSource], collection: str, cache: LimitsCache
+    text: str,
+    candidates: Sequence[str | ImageSource],
+    collection: str,
+    explain: ExplainOptions | None,
+    cache: LimitsCache,
 ) -> Flow[RerankResult]:
     """Scores candidates against a text in one request, which has one deadline for all of them."""
     limits = yield from cache.get()
@@ -24,7 +29,10 @@ def rerank(
 
     items = list(readable(candidates, _to_wire, limits, refuse))
     request = pb.RerankRequest(
-        text=text, collection=collection, candidates=[candidate for _, candidate in items]
+        text=text,
+        collection=collection,
+        candidates=[candidate for _, candidate in items],
+        explain=explain_to_wire(explain),
     )
     response = yield from ask("RerankService", "Rerank", request, pb.RerankResponse)
     outcomes = [*refused, *(_outcome(result, items[result.index][0]) for result in response.results)]
@@ -46,7 +54,8 @@ def _to_wire(candidate: str | ImageSource) -> pb.RerankCandidate:
 def _outcome(result: pb.RerankResult, index: int) -> MatchOutcome:
     match result.WhichOneof("result"):
         case "match_probability":
-            return MatchOutcome(index, result.match_probability)
+            heat_maps = heat_maps_from_wire(result.heat_maps)
+            return MatchOutcome(index, result.match_probability, heat_maps=heat_maps)
         case "error":
             return MatchOutcome(index, error=from_status(result.error))
         case _:

@@ -67,6 +67,7 @@ class Limits:
     max_query_parts: int
     max_id_bytes: int
     queue_size: int
+    max_explained_items: int
 
 
 @dataclass(frozen=True, slots=True)

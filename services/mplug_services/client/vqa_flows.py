@@ -7,7 +7,14 @@ from mplug_api.v1 import vqa_service_pb2 as pb
 from mplug_services.client.batches import readable
 from mplug_services.client.calls import Call, Flow, ask, chunks
 from mplug_services.client.errors import ClientError, from_status
-from mplug_services.client.generation_types import GenerationOptions, Question, RankOutcome, TextOutcome
+from mplug_services.client.explanation_wire import explain_to_wire, explained_limits, heat_maps_from_wire
+from mplug_services.client.generation_types import (
+    ExplainOptions,
+    GenerationOptions,
+    Question,
+    RankOutcome,
+    TextOutcome,
+)
 from mplug_services.client.generation_wire import (
     options_to_wire,
     question_to_wire,
@@ -22,19 +29,26 @@ OutcomeT = TypeVar("OutcomeT", TextOutcome, RankOutcome)
 
 
 def answer(
-    questions: Sequence[Question], options: GenerationOptions | None, cache: LimitsCache
+    questions: Sequence[Question],
+    options: GenerationOptions | None,
+    explain: ExplainOptions | None,
+    cache: LimitsCache,
 ) -> Flow[list[TextOutcome]]:
     """Answers questions."""
-    mode = pb.AnswerRequest(generate=options_to_wire(options))
-    return (yield from _answer(questions, mode, cache, _text_outcome, _text_refusal))
+    mode = pb.AnswerRequest(generate=options_to_wire(options), explain=explain_to_wire(explain))
+    return (yield from _answer(questions, mode, explain, cache, _text_outcome, _text_refusal))
 
 
 def rank_answers(
-    questions: Sequence[Question], answers: Sequence[str], k: int | None, cache: LimitsCache
+    questions: Sequence[Question],
+    answers: Sequence[str],
+    k: int | None,
+    explain: ExplainOptions | None,
+    cache: LimitsCache,
 ) -> Flow[list[RankOutcome]]:
     """Orders a list of answers for each question."""
-    mode = pb.AnswerRequest(rank=pb.RankOptions(answers=answers, k=k))
-    return (yield from _answer(questions, mode, cache, _rank_outcome, _rank_refusal))
+    mode = pb.AnswerRequest(rank=pb.RankOptions(answers=answers, k=k), explain=explain_to_wire(explain))
+    return (yield from _answer(questions, mode, explain, cache, _rank_outcome, _rank_refusal))
 
 
 def stream_answer(image: ImageSource, question: str, options: GenerationOptions | None) -> Call:
@@ -48,11 +62,12 @@ def stream_answer(image: ImageSource, question: str, options: GenerationOptions 
 def _answer(
     questions: Sequence[Question],
     mode: pb.AnswerRequest,
+    explain: ExplainOptions | None,
     cache: LimitsCache,
     outcome: Callable[[pb.AnswerResult, int, bool], OutcomeT],
     refusal: Callable[[int, ClientError], OutcomeT],
 ) -> Flow[list[OutcomeT]]:
-    limits = yield from cache.get()
+    limits = explained_limits((yield from cache.get()), explain)
     outcomes: list[OutcomeT] = []
 
     def refuse(index: int, error: ClientError) -> None:
@@ -76,13 +91,14 @@ def _text_outcome(result: pb.AnswerResult, index: int, truncated: bool) -> TextO
     if result.HasField("error"):
         return TextOutcome(index, truncated=truncated, error=from_status(result.error))
     texts, seed = texts_from_wire(result.answers), seed_from_wire(result.answers)
-    return TextOutcome(index, texts, seed, truncated)
+    return TextOutcome(index, texts, seed, truncated, heat_maps=heat_maps_from_wire(result.heat_maps))
 
 
 def _rank_outcome(result: pb.AnswerResult, index: int, truncated: bool) -> RankOutcome:
     if result.HasField("error"):
         return RankOutcome(index, truncated=truncated, error=from_status(result.error))
-    return RankOutcome(index, ranked_from_wire(result.ranked), truncated)
+    heat_maps = heat_maps_from_wire(result.heat_maps)
+    return RankOutcome(index, ranked_from_wire(result.ranked), truncated, heat_maps=heat_maps)
 
 
 def _text_refusal(index: int, error: ClientError) -> TextOutcome:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mplug.captioning import CaptionModel
+from mplug.cached_decoder import CachedDecoder
+from mplug.captioning import Captioner
 from mplug.decoder_state import DecoderState
 from mplug.generation import Event, Finished, GenerationConfig, decode_steps, rank_answers
 from mplug.text.tokenizer import Tokens, pad
-from mplug.text_decoder import TextDecoder
 from mplug.vqa import VqaModel
 from mplug_services.generation_work import (
     AnswerQuestion,
@@ -54,7 +55,7 @@ class CaptionRunner:
 
     kind = WorkKind.CAPTION
 
-    def __init__(self, model: CaptionModel) -> None:
+    def __init__(self, model: Captioner) -> None:
         self._model = model
 
     def run(self, items: Sequence[WorkItem], deliver: Deliver, alive: Alive) -> Iterator[None]:
@@ -122,7 +123,7 @@ class AnswerRunner:
 
 
 def generate(
-    model: CaptionModel | VqaModel,
+    model: Captioner | VqaModel,
     start: Callable[[Sequence[ItemT], Tensor], DecoderState],
     items: Sequence[ItemT],
     deliver: Deliver,
@@ -154,7 +155,7 @@ def generate(
 
 
 def encode_pictures(
-    model: CaptionModel | VqaModel, items: Mapping[int, PictureItem], alive: Alive
+    model: Captioner | VqaModel, items: Mapping[int, PictureItem], alive: Alive
 ) -> Generator[None, None, dict[int, Tensor]]:
     """Image tokens (1, N, D) of the items that are alive, a few pictures in a quantum."""
     images: dict[int, Tensor] = {}
@@ -170,7 +171,7 @@ def encode_pictures(
 
 
 def _decode(
-    decoder: TextDecoder,
+    decoder: CachedDecoder[Any],
     state: DecoderState,
     items: dict[int, ItemT],
     deliver: Deliver,
@@ -230,11 +231,10 @@ def _stack_pixels(items: Sequence[PictureItem], device: torch.device) -> Tensor:
 
 
 # Any: arguments of an item.
-def _warm_up_item(model: CaptionModel | VqaModel) -> dict[str, Any]:
-    decoder, beams = model.text_decoder, model.config.generation.beam_size
+def _warm_up_item(model: Captioner | VqaModel) -> dict[str, Any]:
     side = model.preprocess.image_size
     pixels: NDArray[np.uint8] = np.zeros((3, side, side), dtype=np.uint8)
-    config = GenerationConfig(
-        min_length=WARM_UP_TOKENS, max_length=WARM_UP_TOKENS, beam_size=min(beams, decoder.vocab_size)
-    )
-    return {"pixels": pixels, "config": config, "prompt": (decoder.config.bos_id,)}
+    own = model.config.generation.settings({"min_length": WARM_UP_TOKENS, "max_length": WARM_UP_TOKENS})
+    decoder, config = model.text_decoder, GenerationConfig(**own)
+    beam_size = min(config.beam_size, decoder.vocab_size // (config.candidates // config.beam_size))
+    return {"pixels": pixels, "config": replace(config, beam_size=beam_size), "prompt": (decoder.bos_id,)}

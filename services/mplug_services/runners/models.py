@@ -8,52 +8,74 @@ from dataclasses import asdict
 from typing import Any
 
 import mplug
-from mplug.captioning import CaptionModel
+from mplug.captioning import Captioner
+from mplug.coca import CocaModel
 from mplug.contrastive import ContrastiveModel
+from mplug.errors import MplugError
 from mplug.fingerprint import fingerprint
+from mplug.model_maps import explained_layers
+from mplug.open_clip_model import OpenClipModel
 from mplug.reranking import RerankModel
 from mplug.task_model import TaskModel
 from mplug.vqa import VqaModel
+from mplug.writing import WritingModel
+from mplug_services.config import IMAGE_SIZE_SETTINGS, MODEL_SETTINGS, ModelSource
 from mplug_services.runners.embed import EmbedRunner
+from mplug_services.runners.explain import ExplainRunner
 from mplug_services.runners.generate import AnswerRunner, CaptionRunner
 from mplug_services.runners.runner import Runner
-from mplug_services.served_model import DecoderFacts, ServedModel
+from mplug_services.served_model import ServedModel
 from mplug_services.work import WorkKind
 
-Model = ContrastiveModel | TaskModel
+Model = ContrastiveModel | Captioner | TaskModel
 Models = Mapping[str, Model]
 """By task."""
 
 
-def model_loader(sources: Mapping[str, str], device: str, dtype: str) -> Callable[[], Models]:
+def model_loader(sources: Mapping[str, ModelSource], device: str, dtype: str) -> Callable[[], Models]:
     """A function that loads a model for each task; it is called in the worker's thread.
 
-    Its errors are those of `mplug.load`.
+    Its errors are those of `mplug.load`; where an image size is set, they name the setting.
 
     Args:
-        sources: by task (`retrieval`, `rerank`, `caption`, `vqa`); tasks of one folder share its modules in memory.
+        sources: by task (`retrieval`, `rerank`, `caption`, `vqa`); tasks of one folder share its modules in memory,
+            the image encoder only at one size.
         device: as for `mplug.load`.
         dtype: as for `mplug.load`.
     """
 
     def load() -> Models:
-        # Any: which task it is, and so which of load's overloads, shows only here.
-        load_any: Any = mplug.load
         models: dict[str, Model] = {}
         for task, source in sources.items():
-            models[task] = load_any(source, task=task, device=device, dtype=dtype)
-            for other in (name for name in models if name != task and sources[name] == source):
+            models[task] = _load(task, source, device, dtype)
+            for other in (name for name in models if name != task and sources[name].place == source.place):
                 _share_modules(models[other], models[task])
         return models
 
     return load
 
 
+def _load(task: str, source: ModelSource, device: str, dtype: str) -> Model:
+    # Any: which task it is, and so which of load's overloads, shows only here.
+    load: Any = mplug.load
+    try:
+        model: Model = load(source.place, task=task, device=device, dtype=dtype, image_size=source.image_size)
+    except MplugError as error:
+        if source.image_size is None:
+            raise
+        size = f"{IMAGE_SIZE_SETTINGS[task]} {source.image_size}"
+        raise MplugError(f"{MODEL_SETTINGS[task]} {source.place} at {size}: {error}") from error
+    return model
+
+
 def _share_modules(first: Model, second: Model) -> None:
-    """Let the second model of a checkpoint use the first one's modules, which hold the same weights."""
+    """Let the second model of a checkpoint use the first one's modules, as far as they hold the same weights."""
+    if isinstance(first, OpenClipModel) and isinstance(second, CocaModel):
+        second.image_encoder, second.text_decoder.text = first.clip.visual, first.clip.text
     if isinstance(first, TaskModel) and isinstance(second, TaskModel):
+        one_size = first.preprocess == second.preprocess
         for name, module in first.named_children():
-            if hasattr(second, name):
+            if hasattr(second, name) and (one_size or name != "image_encoder"):
                 setattr(second, name, module)
 
 
@@ -63,12 +85,15 @@ def make_runners(models: Models) -> dict[WorkKind, Runner]:
     for model in models.values():
         if isinstance(model, RerankModel):
             runners += _rerank_runners(model)
-        elif isinstance(model, CaptionModel):
+        elif isinstance(model, Captioner):
             runners.append(CaptionRunner(model))
         elif isinstance(model, VqaModel):
             runners.append(AnswerRunner(model))
         elif isinstance(model, ContrastiveModel):
             runners += [EmbedRunner(model, kind) for kind in (WorkKind.IMAGE, WorkKind.TEXT)]
+    explained = {task: model for task, model in models.items() if explained_layers(model)}
+    if explained:
+        runners.append(ExplainRunner(explained))
     return {runner.kind: runner for runner in runners}
 
 
@@ -92,7 +117,8 @@ def describe(task: str, model: Model) -> ServedModel:
         licence=model.licence,
         image_size=model.preprocess.image_size,
         tokenizer=model.tokenizer,
-        decoder=_decoder(model),
+        decoder=model.decoder_facts if isinstance(model, WritingModel) else None,
+        explained_layers=explained_layers(model),
     )
 
 
@@ -104,23 +130,11 @@ def _vision_fingerprint(model: Model) -> str:
     return vision_fingerprint(model)
 
 
-def _decoder(model: Model) -> DecoderFacts | None:
-    if not isinstance(model, CaptionModel | VqaModel):
-        return None
-    decoder = model.text_decoder
-    return DecoderFacts(
-        tokenizer=model.tokenizer,
-        bos_id=decoder.config.bos_id,
-        vocab_size=decoder.vocab_size,
-        max_positions=decoder.max_positions,
-        defaults=model.config.generation,
-    )
-
-
 def _fingerprint(model: Model) -> str:
     """An index's fingerprint, or of a model without vectors the like of it: what its answers depend on."""
-    if isinstance(model, ContrastiveModel):
+    if isinstance(model, ContrastiveModel | CocaModel):
         return model.fingerprint
+    assert isinstance(model, TaskModel), model
     text = {
         "max_length": model.tokenizer.max_length,
         "lower_case": model.tokenizer.lower_case,

@@ -54,6 +54,8 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["search", "--image", "gone.png", "--collection", "pets"], "gone.png is not a file"),
         (["search", "--like", "a", "--collection", "pets", "--rerank", "3"], "give a TEXT"),
         (["search", "cat", "--collection", "pets", "--rerank", "-1"], "--rerank"),
+        (["search", "cat", "--collection", "pets", "--explain", "out"], "give --rerank K as well"),
+        (["ask", "pyproject.toml", "what?", "--explain", "out.jpg"], "takes a .png file, not out.jpg"),
         (["caption"], "SOURCE"),
         (["caption", "gone"], "gone does not exist"),
         (["caption", ".", "--output", "out.csv"], "out.csv"),
