@@ -5,7 +5,19 @@ import sys
 from collections.abc import Sequence
 
 from mplug_index.errors import IndexStoreError
-from mplug_services.cli import ask, caption, demo, embed, info, ingest, models, search, serve, train
+from mplug_services.cli import (
+    ask,
+    caption,
+    demo,
+    embed,
+    evaluate,
+    info,
+    ingest,
+    models,
+    search,
+    serve,
+    train,
+)
 from mplug_services.cli.common import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, CliError, describe
 from mplug_services.client import ClientError
 
@@ -19,6 +31,7 @@ COMMANDS = {
     "models": models,
     "embed": embed,
     "train": train,
+    "eval": evaluate,
     "demo": demo,
 }
 

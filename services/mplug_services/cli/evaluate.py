@@ -1,0 +1,28 @@
+"""Measure how good a server's answers are, and what they cost."""
+
+import argparse
+
+from mplug_services.cli import eval_search
+
+EVALUATIONS = {"search": eval_search}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what can be evaluated, with its arguments."""
+    evaluations = parser.add_subparsers(dest="evaluation", metavar="WHAT", required=True)
+    for name, module in EVALUATIONS.items():
+        summary, _, details = (module.__doc__ or "").partition("\n\n")
+        evaluation = evaluations.add_parser(
+            name,
+            help=summary.rstrip("."),
+            description=f"{summary}\n\n{details}".rstrip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(evaluation)
+        evaluation.set_defaults(evaluate=module.run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the evaluation that was asked for."""
+    code: int = options.evaluate(options)
+    return code
