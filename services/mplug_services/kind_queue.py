@@ -107,7 +107,7 @@ class KindQueue:
     def take_quantum(self, kind: WorkKind) -> Quantum | None:
         """Take the most urgent batch: one that was begun, or a new one from the front; None: nothing is left."""
         resumed = min(self.suspended, key=lambda quantum: quantum.wanted, default=None)
-        if resumed is not None and (not self._rows or resumed.wanted >= self._rows[0][0]):
+        if resumed is not None and (not self._rows or resumed.wanted <= self._rows[0][0]):
             self.suspended.remove(resumed)
             return resumed
         entries = self._take_batch()

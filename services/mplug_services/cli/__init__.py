@@ -17,6 +17,7 @@ from mplug_services.cli import (
     search,
     serve,
     train,
+    verify,
 )
 from mplug_services.cli.common import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, CliError, describe
 from mplug_services.client import ClientError
@@ -31,6 +32,7 @@ COMMANDS = {
     "models": models,
     "embed": embed,
     "train": train,
+    "verify": verify,
     "eval": evaluate,
     "demo": demo,
 }
