@@ -42,22 +42,27 @@ def freeze(model: M) -> M:
     if not isinstance(model, nn.Module):
         raise TypeError(f"{type(model).__name__} is no module of torch; only these can be frozen")
     model.eval()
-    raw = {
+    raw: set[nn.Module] = {
         layer
         for module in model.modules()
         if isinstance(module, FusionEncoder)
         for layer in module.raw_projections()
     }
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            # The type itself: subclasses are read by their owners, not called.
-            if type(child) is nn.Linear and child not in raw and _fits(child):
-                setattr(module, name, FrozenLinear(child))
-            elif isinstance(child, QUICK_GELUS):
-                setattr(module, name, _QuickGelu())
+    # Owners alone: a list of all modules would keep every original until the end.
+    for module in [module for module in model.modules() if type(module) is not nn.Linear]:
+        _freeze_children(module, raw)
         if isinstance(module, CachedDecoder):
             module.drop_packed()
     return model
+
+
+def _freeze_children(module: nn.Module, raw: set[nn.Module]) -> None:
+    for name, child in list(module.named_children()):
+        # The type itself: subclasses are read by their owners, not called.
+        if type(child) is nn.Linear and child not in raw and _fits(child):
+            setattr(module, name, FrozenLinear(child))
+        elif isinstance(child, QUICK_GELUS):
+            setattr(module, name, _QuickGelu())
 
 
 def _fits(layer: nn.Linear) -> bool:

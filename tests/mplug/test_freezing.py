@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -88,6 +88,22 @@ def test_the_original_weights_are_let_go() -> None:
     gc.collect()
     assert len(weights) > 20
     assert not any(weight() is not None for weight in weights)
+
+
+@packs
+def test_the_original_weights_are_let_go_one_by_one() -> None:
+    alive: list[int] = []
+
+    class Last(nn.Module):
+        def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+            alive.append(sum(weight() is not None for weight in weights))
+            return super().named_children()
+
+    layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8)) for _ in range(4))
+    weights = [weakref.ref(m.weight) for m in layers.modules() if isinstance(m, nn.Linear)]
+    freeze(nn.Sequential(layers, Last()))
+
+    assert alive[-1] == 0, "when the last module has its turn, none of the originals is left"
 
 
 @packs
