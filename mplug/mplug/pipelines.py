@@ -156,6 +156,7 @@ class Pipeline:
 
         Raises:
             MplugError: an input of another form, or bytes that are no picture.
+            FloatingPointError: the model on this machine gave NaN or infinity.
             OSError: a file cannot be read.
         """
         if not isinstance(input, list):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mplug.score_fusion import ScoreFusion, fused_order
 from mplug_index.types import ScoredPoint
 from mplug_services.embedder import SEARCH_PATIENCE
 from mplug_services.errors import ServiceError
@@ -16,7 +17,6 @@ from mplug_services.generator import Generator
 from mplug_services.kept_pictures import KeptPictures, PictureSource, source_of
 from mplug_services.reranker import Reranker
 from mplug_services.room import StageSeconds
-from mplug_services.score_fusion import ScoreFusion, fused_order
 
 logger = logging.getLogger(__name__)
 

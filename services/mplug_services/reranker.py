@@ -118,7 +118,7 @@ class Reranker:
             raise tokens
         run = _Run(tokens, stop_at, patience, list(candidates), explain, prepare=time.monotonic() - started)
         try:
-            async with asyncio.timeout(None if stop_at is None else max(0.0, stop_at - started)):
+            async with asyncio.timeout(None if stop_at is None else max(0.0, stop_at - time.monotonic())):
                 await self._run(run, candidates)
         except TimeoutError:
             pass

@@ -9,28 +9,27 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from grpc import aio
-from numpy.typing import NDArray
 
+from mplug.score_fusion import ScoreFusion
 from mplug_api.v1 import generation_pb2
 from mplug_api.v1 import search_service_pb2 as pb
 from mplug_api.v1.search_service_pb2_grpc import SearchServiceServicer
-from mplug_index.types import QueryPart, ScoredPoint
+from mplug_index.types import ScoredPoint
 from mplug_services import ingest, wire
 from mplug_services.blocking import BlockingPool
 from mplug_services.collection_store import CollectionStore
 from mplug_services.config import ServeConfig
-from mplug_services.embedder import SEARCH_PATIENCE, EmbedBatch, Embedder, EmbedderSlot, StageSeconds
+from mplug_services.embedder import SEARCH_PATIENCE, Embedder, EmbedderSlot, StageSeconds
 from mplug_services.errors import ServiceError, error_status, invalid_argument, to_failure
 from mplug_services.generation_options import GenerationSettings, read_options
 from mplug_services.generator import Generator
 from mplug_services.hit_refiner import Hit, RerankedHits, caption_hits, rerank_hits
 from mplug_services.image_reader import ImageReader, ImageSource
 from mplug_services.kept_pictures import KeptPictures
+from mplug_services.query_parts import Parts, read_parts, take_vectors, text_to_rerank
 from mplug_services.rerank_service import stop_time
 from mplug_services.reranker import Reranker
-from mplug_services.score_fusion import ScoreFusion
 from mplug_services.slot import Slot
 from mplug_services.tasks import both
 from mplug_services.wire_filter import read_filter
@@ -97,7 +96,7 @@ class SearchService(SearchServiceServicer):
         started = time.monotonic()
         deadline = wire.read_deadline(context)
         embedder = self._slot.get()
-        parts = _read_parts(request.parts, self._config)
+        parts = read_parts(request.parts, self._config)
         top_k = wire.read_limited(request.top_k, "top_k", DEFAULT_TOP_K, self._config.max_top_k)
         where = read_filter(request.filter) if request.HasField("filter") else None
         wishes = self._read_wishes(request, parts)
@@ -123,7 +122,7 @@ class SearchService(SearchServiceServicer):
             rerank_model=wire.write_model(wishes.reranker.model) if wishes.reranker else None,
         )
 
-    def _read_wishes(self, request: pb.SearchRequest, parts: _Parts) -> _Wishes:
+    def _read_wishes(self, request: pb.SearchRequest, parts: Parts) -> _Wishes:
         if request.score_fusion not in _FUSIONS:
             raise invalid_argument(
                 "score_fusion",
@@ -135,7 +134,7 @@ class SearchService(SearchServiceServicer):
             wishes.rerank_count = wire.read_limited(
                 request.rerank_top_k, "rerank_top_k", 0, self._config.max_batch_size
             )
-            wishes.text = _text_to_rerank(parts)
+            wishes.text = text_to_rerank(parts)
             wishes.reranker = self._rerankers.get()
         if request.caption_results:
             wishes.captioner = self._captioners.get()
@@ -172,7 +171,7 @@ class SearchService(SearchServiceServicer):
         return RerankedHits(hits, refined.reranked_count, refined.seconds)
 
     async def _embed(
-        self, embedder: Embedder, parts: _Parts, deadline: float | None
+        self, embedder: Embedder, parts: Parts, deadline: float | None
     ) -> tuple[StageSeconds, list[int]]:
         """Give every text and image part its vector; which texts were truncated."""
         images = {place: await self._read_image(source, place) for place, source in parts.images.items()}
@@ -180,8 +179,8 @@ class SearchService(SearchServiceServicer):
             embedder.embed_texts(list(parts.texts.values()), deadline=deadline, patience=SEARCH_PATIENCE),
             embedder.embed_images(list(images.values()), deadline=deadline, patience=SEARCH_PATIENCE),
         )
-        _take(parts, list(parts.texts), texts, "text")
-        _take(parts, list(images), pictures, "image")
+        take_vectors(parts, list(parts.texts), texts, "text")
+        take_vectors(parts, list(images), pictures, "image")
         truncated = [place for place, each in zip(parts.texts, texts.outcomes, strict=True) if each.truncated]
         return texts.seconds.join(pictures.seconds), truncated
 
@@ -240,74 +239,6 @@ class _Wishes:
     reranker: Reranker | None = None
     captioner: Generator | None = None
     caption_settings: GenerationSettings | None = None
-
-
-@dataclass(slots=True)
-class _Parts:
-    """A query's parts by place, on their way to vectors."""
-
-    weights: list[float]
-    texts: dict[int, str]
-    images: dict[int, ImageSource]
-    vectors: dict[int, NDArray[np.float32]]
-    stored_ids: dict[int, str]
-
-    def finished(self) -> list[QueryPart]:
-        """All parts in order."""
-        return [
-            QueryPart(vector=self.vectors.get(place), stored_id=self.stored_ids.get(place), weight=weight)
-            for place, weight in enumerate(self.weights)
-        ]
-
-
-def _read_parts(messages: Sequence[pb.QueryPart], config: ServeConfig) -> _Parts:
-    if not messages:
-        raise invalid_argument(
-            "parts",
-            "the query is empty; give a text, an image, a vector or a stored_id",
-            reason="EMPTY_QUERY",
-        )
-    wire.check_batch(len(messages), "parts", config.max_query_parts)
-    parts = _Parts([], {}, {}, {}, {})
-    for place, message in enumerate(messages):
-        field = f"parts[{place}]"
-        parts.weights.append(wire.read_weight(message, field))
-        kind = message.WhichOneof("part")
-        if kind == "text":
-            wire.check_text(message.text, f"{field}.text", config.max_text_bytes)
-            parts.texts[place] = message.text
-        elif kind == "image":
-            parts.images[place] = wire.read_image(message.image, f"{field}.image")
-        elif kind == "vector":
-            parts.vectors[place] = wire.read_vector(message.vector, f"{field}.vector")
-        elif kind == "stored_id":
-            parts.stored_ids[place] = message.stored_id
-        else:
-            raise invalid_argument(
-                field, "the part has none of text, image, vector and stored_id", reason="EMPTY_PART"
-            )
-    return parts
-
-
-def _take(parts: _Parts, places: Sequence[int], batch: EmbedBatch, kind: str) -> None:
-    """Vectors to their places; a part that has none ends the search, naming it."""
-    for place, outcome in zip(places, batch.outcomes, strict=True):
-        if outcome.vector is None:
-            assert outcome.error is not None, "an outcome has a vector or an error"
-            raise ServiceError(to_failure(outcome.error, field=f"parts[{place}].{kind}")) from outcome.error
-        parts.vectors[place] = outcome.vector
-
-
-def _text_to_rerank(parts: _Parts) -> str:
-    """The query's only text."""
-    texts = [(parts.weights[place], text) for place, text in parts.texts.items()]
-    if len(texts) != 1 or texts[0][0] < 0:
-        raise invalid_argument(
-            "rerank_top_k",
-            f"the query has {len(texts)} texts; hits are reranked by exactly one, of positive weight",
-            reason="RERANK_NEEDS_ONE_TEXT",
-        )
-    return texts[0][1]
 
 
 def _write_hit(hit: Hit) -> pb.SearchHit:

@@ -60,7 +60,8 @@ async def test_a_search_overtakes_a_caption_between_two_tokens(tmp_path: Path) -
         gate.shut_at = 1
         gate.open.set()
         assert len((await search).hits) == 3
-        assert gate.steps <= 2
+        await pass_one(gate)  # opened before it came there, it would shut itself in
+        assert gate.steps == 2
         assert not caption.done()
         gate.open.set()
         await caption

@@ -1,110 +1,300 @@
-"""Any sequence of submissions, cancellations and quanta keeps the scheduler's promises."""
+"""Any sequence of submissions, cancellations and quanta, whole or suspended, keeps the scheduler's promises."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mplug_services.kind_queue import Quantum
 from mplug_services.scheduler import Scheduler
 from mplug_services.work import (
     DeadlineExceededError,
     QueueFullError,
+    ResultFuture,
     WorkItem,
     WorkKind,
     WorkResult,
 )
-from services.serving import image_item, text_item
+
+T = TypeVar("T")
 
 CAPACITY = 12
-BUDGETS = {WorkKind.IMAGE: 3 * 32 * 32, WorkKind.TEXT: 30}
-MAX_LEAD = 2.0
+BUDGETS = {WorkKind.TEXT: 30, WorkKind.CAPTION: 40, WorkKind.ANSWER: 20}
+MAX_LEAD = 0.5
 LONGEST_QUANTUM = 1.0
 
-deadlines = st.one_of(st.none(), st.floats(0, 40))
-items = st.one_of(
-    st.builds(lambda deadline: image_item(deadline=deadline), deadlines),
-    st.builds(lambda length, deadline: text_item(length, deadline=deadline), st.integers(1, 40), deadlines),
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Item(WorkItem):
+    """Work of any kind, cost and batch key."""
+
+    of_kind: WorkKind
+    of_cost: int
+    key: int
+
+    @property
+    def kind(self) -> WorkKind:
+        return self.of_kind
+
+    @property
+    def cost(self) -> int:
+        return self.of_cost
+
+    @property
+    def batch_key(self) -> Hashable:
+        return self.key
+
+
+items = st.builds(
+    Item,
+    of_kind=st.sampled_from(list(BUDGETS)),
+    of_cost=st.integers(1, 30),
+    key=st.integers(0, 1),
+    deadline=st.one_of(st.none(), st.floats(0, 60)),
+    patience=st.floats(0, 20),
 )
+seconds_of_a_quantum = st.floats(0.01, LONGEST_QUANTUM)
+
+
+@dataclass(eq=False)
+class Admitted:
+    """What the machine knows of an item."""
+
+    item: Item
+    future: Future[WorkResult]
+    number: int
+    wanted: float
+
+    def expired(self, now: float) -> bool:
+        return self.item.deadline is not None and self.item.deadline <= now
+
+    @property
+    def order(self) -> tuple[float, int]:
+        return self.wanted, self.number
+
+    @property
+    def alive(self) -> bool:
+        """Neither settled nor left by who waits for it."""
+        assert isinstance(self.future, ResultFuture)
+        return not self.future.done() and not self.future.abandoned
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """A model of what waits, in plain dicts."""
+    """A model of what waits, what is suspended and what runs, in plain lists; one worker takes and gives back."""
 
     @initialize()
     def start(self) -> None:
         self.scheduler = Scheduler(CAPACITY, BUDGETS, max_lead=MAX_LEAD)
-        self.waiting: dict[Future[WorkResult], WorkItem] = {}
+        self.numbers = itertools.count()
+        self.all: list[Admitted] = []
+        self.waiting: list[Admitted] = []
+        self.suspended: dict[Quantum, list[Admitted]] = {}
+        self.running: tuple[Quantum, list[Admitted]] | None = None
+        self.reserved = 0
         self.now = 0.0
-        # Model time that each kind got since the other one began to wait.
-        self.lead = dict.fromkeys(WorkKind, 0.0)
+        # Model time that one kind got while another one waited throughout and got none.
+        self.lead = dict.fromkeys(itertools.permutations(BUDGETS, 2), 0.0)
+
+    @rule(count=st.integers(1, 6))
+    def reserve(self, count: int) -> None:
+        if self.has_room(count, lambda: self.scheduler.reserve(count)):
+            self.reserved += count
 
     @rule(batch=st.lists(items, min_size=1, max_size=6))
-    def submit(self, batch: list[WorkItem]) -> None:
-        fits = len(self.waiting) + len(batch) <= CAPACITY
-        try:
-            futures = self.scheduler.submit(batch, self.now)
-        except QueueFullError as error:
-            assert not fits
-            assert error.retry_after > 0
-        else:
-            assert fits
-            self.waiting |= dict(zip(futures, batch, strict=True))
+    def submit(self, batch: list[Item]) -> None:
+        self.has_room(len(batch), lambda: self.admit(batch, self.scheduler.submit(batch, self.now)))
 
-    @rule(place=st.integers(0, 100))
-    def cancel(self, place: int) -> None:
-        if self.waiting:
-            future = list(self.waiting)[place % len(self.waiting)]
-            assert future.cancel()
-            del self.waiting[future]
+    @precondition(lambda self: self.reserved)
+    @rule(data=st.data())
+    def use_reserved_room(self, data: st.DataObject) -> None:
+        batch = data.draw(st.lists(items, max_size=self.reserved))
+        self.admit(batch, self.scheduler.enqueue(batch, self.now))
+        self.reserved -= len(batch)
+
+    @precondition(lambda self: self.reserved)
+    @rule()
+    def release(self) -> None:
+        self.scheduler.release(self.reserved)
+        self.reserved = 0
+
+    @precondition(lambda self: self.all)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        one = draw_one(data, self.all)
+        begun, done = one not in self.waiting, one.future.done()
+        assert one.future.cancel() == (not begun or one.future.cancelled())
+        assert done or begun == (not one.future.done())
+        self.waiting = [each for each in self.waiting if each is not one]
 
     @rule(seconds=st.floats(0, 5))
     def let_time_pass(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(seconds=st.floats(0.01, LONGEST_QUANTUM))
-    def run_quantum(self, seconds: float) -> None:
+    @precondition(lambda self: self.running is None)
+    @rule()
+    def take(self) -> None:
         quantum = self.scheduler.next_quantum(self.now)
         self.drop_expired()
         if quantum is None:
             assert not self.waiting
+            assert not self.suspended
             return
-        self.check_quantum(quantum)
-        self.check_lead(quantum, seconds)
+        entries = self.suspended.pop(quantum, None)
+        if entries is None:
+            entries = self.take_new(quantum)
+        else:
+            first = min((each.order for each in self.of_kind(quantum.kind)), default=None)
+            assert first is None or wanted_by(entries) <= first[0], "what waits is more urgent"
+        others = [wanted_by(each) for of, each in self.suspended.items() if of.kind is quantum.kind]
+        assert all(wanted_by(entries) <= other for other in others), "a suspended batch is more urgent"
+        self.running = quantum, entries
+
+    def take_new(self, quantum: Quantum) -> list[Admitted]:
+        """The first of its kind, and those behind it that fit: none twice, none that nobody waits for."""
+        expected = expected_batch(self.of_kind(quantum.kind), BUDGETS[quantum.kind])
+        assert [entry.item for entry in quantum.entries] == [each.item for each in expected]
+        assert all(each.future.running() for each in expected)
+        self.waiting = [each for each in self.waiting if each not in expected]
+        return expected
+
+    @precondition(lambda self: self.running)
+    @rule(seconds=seconds_of_a_quantum)
+    def finish(self, seconds: float) -> None:
+        assert self.running
+        quantum, entries = self.running
         self.scheduler.complete(quantum, seconds)
-        for entry in quantum.entries:
-            assert self.waiting.pop(entry.future) is entry.item
+        self.account(quantum.kind, seconds)
+        for each in entries:
+            self.settle(each)
+        self.running = None
 
-    def drop_expired(self) -> None:
-        for future, item in list(self.waiting.items()):
-            if item.deadline is not None and item.deadline <= self.now:
-                assert isinstance(future.exception(timeout=0), DeadlineExceededError)
-                del self.waiting[future]
+    @precondition(lambda self: self.running is None)
+    @rule(count=st.integers(2, 8), seconds=seconds_of_a_quantum)
+    def work(self, count: int, seconds: float) -> None:
+        for _ in range(count):
+            self.take()
+            if self.running:
+                self.finish(seconds)
 
-    def check_quantum(self, quantum: Quantum) -> None:
-        costs = [entry.item.cost for entry in quantum.entries]
-        assert costs
-        assert {entry.item.kind for entry in quantum.entries} == {quantum.kind}
-        assert len(costs) == 1 or len(costs) * max(costs) <= BUDGETS[quantum.kind]
-        assert all(entry.future.running() for entry in quantum.entries)
-        assert all(entry.future in self.waiting for entry in quantum.entries)
-
-    def check_lead(self, quantum: Quantum, seconds: float) -> None:
-        """No kind that waits throughout falls behind by more than the lead and one quantum."""
-        others = {item.kind for item in self.waiting.values()} - {quantum.kind}
-        self.lead[quantum.kind] += seconds
-        for kind in WorkKind:
-            if kind is not quantum.kind:
-                self.lead[quantum.kind] = self.lead[quantum.kind] if kind in others else 0.0
-                self.lead[kind] = 0.0
-        # What the waiting kind was itself ahead by, at most the lead and a quantum, is worked off first.
-        assert self.lead[quantum.kind] <= 2 * (MAX_LEAD + LONGEST_QUANTUM)
+    @precondition(lambda self: self.running)
+    @rule(seconds=seconds_of_a_quantum, data=st.data())
+    def suspend(self, seconds: float, data: st.DataObject) -> None:
+        """Some of its items are done, the others go on: a batch none of which does is no longer run."""
+        assert self.running
+        quantum, entries = self.running
+        alive = [each for each in entries if each.alive]
+        for each in data.draw(st.permutations(alive))[1:]:
+            if data.draw(st.booleans()):
+                self.settle(each)
+        if alive:
+            self.scheduler.suspend(quantum, seconds)
+            self.account(quantum.kind, seconds)
+            self.suspended[quantum] = entries
+            self.running = None
 
     @invariant()
-    def bounded(self) -> None:
-        assert len(self.scheduler) == self.scheduler.occupied == len(self.waiting) <= CAPACITY
+    def only_what_has_not_begun_takes_room(self) -> None:
+        assert len(self.scheduler) == len(self.waiting)
+        assert self.scheduler.occupied == len(self.waiting) + self.reserved <= CAPACITY
+
+    @invariant()
+    def what_has_begun_and_is_not_settled_has_a_place(self) -> None:
+        places = [*self.waiting, *itertools.chain(*self.suspended.values())]
+        places += self.running[1] if self.running else []
+        assert len({id(each) for each in places}) == len(places), "an item is in two places"
+        left = [each for each in self.all if not each.future.done()]
+        assert all(any(each is one for one in places) for each in left), "an item is lost"
+
+    def teardown(self) -> None:
+        """Whatever was done, all that is left can be brought to its end."""
+        if not hasattr(self, "scheduler"):
+            return
+        if self.running:
+            self.finish(0.1)
+        for _ in range(len(self.all) + 1):
+            self.take()
+            if not self.running:
+                break
+            self.finish(0.1)
+        assert all(each.future.done() for each in self.all)
+        self.scheduler.release(self.reserved)
+        assert self.scheduler.occupied == 0
+        self.scheduler.reserve(CAPACITY)
+
+    def has_room(self, count: int, admission: Callable[[], object]) -> bool:
+        fits = len(self.waiting) + self.reserved + count <= CAPACITY
+        try:
+            admission()
+        except QueueFullError as error:
+            assert not fits
+            assert error.retry_after > 0
+        else:
+            assert fits
+        return fits
+
+    def admit(self, batch: Sequence[Item], futures: Sequence[Future[WorkResult]]) -> None:
+        for item, future in zip(batch, futures, strict=True):
+            wanted = min(np.inf if item.deadline is None else item.deadline, self.now + item.patience)
+            one = Admitted(item, future, next(self.numbers), wanted)
+            self.all.append(one)
+            self.waiting.append(one)
+
+    def of_kind(self, kind: WorkKind) -> list[Admitted]:
+        return sorted((each for each in self.waiting if each.item.kind is kind), key=lambda each: each.order)
+
+    def drop_expired(self) -> None:
+        for each in [*self.waiting, *itertools.chain(*self.suspended.values())]:
+            assert not (each.expired(self.now) and each.alive), "an item past its deadline waits on"
+        late = [each for each in self.waiting if each.future.done()]
+        for each in late:
+            assert each.expired(self.now)
+            assert isinstance(each.future.exception(timeout=0), DeadlineExceededError)
+        self.waiting = [each for each in self.waiting if each not in late]
+
+    def settle(self, each: Admitted) -> None:
+        assert isinstance(each.future, ResultFuture)
+        each.future.settle(WorkResult(each.number, 0.0, 0.1, 1))
+
+    def account(self, served: WorkKind, seconds: float) -> None:
+        """No kind that waits throughout falls behind by more than both may be ahead of each other."""
+        waits = {each.item.kind for each in self.waiting} | {quantum.kind for quantum in self.suspended}
+        for ahead, behind in self.lead:
+            if behind is served or behind not in waits:
+                self.lead[ahead, behind] = 0.0
+            elif ahead is served:
+                self.lead[ahead, behind] += seconds
+                assert self.lead[ahead, behind] <= 2 * (MAX_LEAD + LONGEST_QUANTUM) + 1e-6
+
+
+def draw_one(data: st.DataObject, values: Sequence[T]) -> T:
+    return values[data.draw(st.integers(0, len(values) - 1))]
+
+
+def wanted_by(entries: Sequence[Admitted]) -> float:
+    return min((each.wanted for each in entries if each.alive), default=-np.inf)
+
+
+def expected_batch(rows: Sequence[Admitted], budget: int) -> list[Admitted]:
+    """By the letter: of the first one's batch key, in order, until the next would be one too many."""
+    same = [each for each in rows if each.item.key == rows[0].item.key]
+    fits = [
+        number
+        for number in range(1, len(same) + 1)
+        if number == 1 or number * max(each.item.cost for each in same[:number]) <= budget
+    ]
+    return same[: max(number for number in fits if fits[:number] == list(range(1, number + 1)))]
 
 
 TestScheduler = SchedulerMachine.TestCase
+# Explaining a failure takes longer than a test may.
+TestScheduler.settings = settings(
+    max_examples=200, stateful_step_count=30, deadline=None, phases=set(Phase) - {Phase.explain}
+)

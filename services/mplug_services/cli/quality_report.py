@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from mplug.score_fusion import Order
 from mplug_services.cli.common import results
 from mplug_services.client import ModelVersion, ScoreFusion
 from mplug_services.evaluation.advice import Advice, Choice, Difference
-from mplug_services.evaluation.search_quality import Order, OrderQuality, QualityRow
+from mplug_services.evaluation.search_quality import OrderQuality, QualityRow
 
 _NAMES = {Order.ITC: "ITC", Order.ITM: "ITM", Order.BOTH: "both"}
 

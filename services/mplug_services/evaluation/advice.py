@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mplug_services.evaluation.search_quality import Order, OrderQuality, QualityRow
+from mplug.score_fusion import Order
+from mplug_services.evaluation.search_quality import OrderQuality, QualityRow
 
 _ROUNDING = 1e-12
 """nDCGs that differ by less are the same, summed up otherwise."""

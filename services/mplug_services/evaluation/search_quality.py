@@ -7,27 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mplug import score_fusion
+from mplug.score_fusion import Order
 from mplug.train.metrics import Recall
-from mplug_services import score_fusion
 from mplug_services.client import ScoreFusion, SearchResult
 from mplug_services.evaluation.queries import JudgedQuery
 from mplug_services.evaluation.ranking_metrics import ndcg, ranking_recall
-
-
-class Order(StrEnum):
-    """What orders the hits."""
-
-    ITC = "itc"
-    """The cosine: as they were retrieved."""
-    ITM = "itm"
-    """Those that were reranked by match probability, the others as they were retrieved."""
-    BOTH = "both"
-    """Those that were reranked by cosine and match probability together."""
 
 
 @dataclass(frozen=True, slots=True)

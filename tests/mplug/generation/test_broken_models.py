@@ -83,7 +83,9 @@ def test_one_bad_weight_of_a_real_decoder_is_seen(search: dict[str, Any]) -> Non
     memories = random_memories(decoder, 2, torch.Generator().manual_seed(5))
     config = GenerationConfig(**search, max_length=6)
     assert all(
-        math.isfinite(text.score) for texts in generate(decoder, memories, [[1]] * 2, config) for text in texts
+        math.isfinite(text.score)
+        for texts in generate(decoder, memories, [[1]] * 2, config)
+        for text in texts
     )
     with torch.no_grad():
         dict(decoder.named_parameters())["layers.1.attention.output.weight"][0, 0] = torch.nan

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mplug.score_fusion import Order
 from mplug.train.metrics import Recall
 from mplug_services.evaluation.advice import Choice, advise, difference
-from mplug_services.evaluation.search_quality import Order, OrderQuality, QualityRow
+from mplug_services.evaluation.search_quality import OrderQuality, QualityRow
 
 NO_RECALL = Recall(0.0, 0.0, 0.0, 4)
 

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from mplug.score_fusion import Order
 from mplug_services.client import ModelVersion, ScoreFusion, SearchHit, SearchResult, Timings
 from mplug_services.evaluation.queries import JudgedQuery
-from mplug_services.evaluation.search_quality import Observation, Order, quality_rows, rankings
+from mplug_services.evaluation.search_quality import Observation, quality_rows, rankings
 
 MODEL = ModelVersion("tiny", "abc")
 

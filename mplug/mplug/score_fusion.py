@@ -20,6 +20,17 @@ class ScoreFusion(StrEnum):
     """Reciprocal ranks of both, added."""
 
 
+class Order(StrEnum):
+    """What orders hits, where quality is measured."""
+
+    ITC = "itc"
+    """The cosine: as they were retrieved."""
+    ITM = "itm"
+    """Those that were reranked by match probability, the others as they were retrieved."""
+    BOTH = "both"
+    """Those that were reranked by cosine and match probability together."""
+
+
 def fused_order(
     cosines: Sequence[float], probabilities: Sequence[float | None], fusion: ScoreFusion
 ) -> list[int]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mplug_services.score_fusion import ScoreFusion, fused_order
+from mplug.score_fusion import ScoreFusion, fused_order
 
 FUSIONS = list(ScoreFusion)
 SCORES = st.floats(-1, 1, width=32)
