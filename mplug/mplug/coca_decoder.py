@@ -74,14 +74,15 @@ class CocaDecoder(CachedDecoder["PackedCoca"]):
         if state.valid_ST is not None:  # filled up to the longest prompt, with whatever id
             real_SL = state.valid_ST[:, -ids_SL.shape[1] :]
             padding_SL, last_S1 = padding_SL & real_SL, real_SL.sum(1, keepdim=True) - 1
-        if state.hidden_SU is None:
+        hidden_SU = state.hidden_SU
+        if hidden_SU is None:
             if not bool(padding_SL.any()):
                 return
-            state.hidden_SU = padding_SL.new_zeros(len(ids_SL), state.used - ids_SL.shape[1] + 1)
+            hidden_SU = padding_SL.new_zeros(len(ids_SL), state.used - ids_SL.shape[1] + 1)
         if self.text.correct_cls_mask:
-            parts = [state.hidden_SU[:, :-1], padding_SL, torch.zeros_like(padding_SL[:, :1])]
+            parts = [hidden_SU[:, :-1], padding_SL, torch.zeros_like(padding_SL[:, :1])]
         else:
-            parts = [state.hidden_SU, padding_SL[:, :-1], padding_SL.gather(1, last_S1)]
+            parts = [hidden_SU, padding_SL[:, :-1], padding_SL.gather(1, last_S1)]
         state.hidden_SU = torch.cat(parts, dim=1)
 
 

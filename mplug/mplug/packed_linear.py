@@ -52,9 +52,16 @@ class FrozenLinear(nn.Module):
             destination[f"{prefix}bias"] = self.bias.detach()
 
     def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, *others: Any
-    ) -> None:  # torch hands over the list of errors as the last argument
-        others[-1].append(f"{prefix}weight is frozen; load the weights first and freeze the model then")
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        error_msgs.append(f"{prefix}weight is frozen; load the weights first and freeze the model then")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenLinear:
         self.stored = _frozen(_pack(fn(self.weight)))
@@ -85,8 +92,10 @@ class PackedLinear:
     def of(cls, *layers: nn.Linear | FrozenLinear, gelu: bool = False) -> PackedLinear:
         """Take the weights of modules."""
         frozen = [layer for layer in layers if isinstance(layer, FrozenLinear)]
-        if len(frozen) < len(layers):
-            return cls([layer.weight for layer in layers], [layer.bias for layer in layers], gelu=gelu)
+        if not frozen:
+            plain = [layer for layer in layers if isinstance(layer, nn.Linear)]
+            return cls([layer.weight for layer in plain], [layer.bias for layer in plain], gelu=gelu)
+        assert len(frozen) == len(layers), "layers that read the same input are frozen together"
         packed = cls.__new__(cls)
         packed._activation = "gelu" if gelu else "none"
         packed._parts = [(layer.stored, layer.bias) for layer in frozen]

@@ -183,7 +183,11 @@ async def test_a_weight_that_is_nan_fails_the_questions_that_meet_it(
     questions = [vqa_pb.Question(image=image_input(1), question=word) for word in words]
     async with model_server(tmp_path, {"vqa": nan_for_piece7()}, services=("vqa",)) as (_, channel):
         stub: Any = VqaServiceStub(channel)
-        for way in ({"generate": options}, {"rank": vqa_pb.RankOptions(answers=["piece1", "piece2"])}):
+        ways: list[dict[str, Any]] = [
+            {"generate": options},
+            {"rank": vqa_pb.RankOptions(answers=["piece1", "piece2"])},
+        ]
+        for way in ways:
             response = await stub.Answer(vqa_pb.AnswerRequest(questions=questions, **way))
             kinds = [result.HasField("error") for result in response.results]
             assert kinds == [False, True, False]

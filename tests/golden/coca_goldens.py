@@ -58,7 +58,7 @@ def generate(clip: Any, image: torch.Tensor, options: dict[str, Any]) -> list[li
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         register(Path(folder))
-        clip = open_clip.create_model(NAME).eval()
+        clip: Any = open_clip.create_model(NAME).eval()
     random_weights(clip)
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (PICTURES, 3, 32, 32), dtype=torch.uint8, generator=generator)
