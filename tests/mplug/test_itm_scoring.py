@@ -109,11 +109,13 @@ def test_scores_are_those_of_the_model_for_any_shape(
     machine: str,
     seed: int,
 ) -> None:
-    model, images, ids = rerank_model(layers, stride, seed=seed), some_images(count, tokens), some_ids(length)
+    # In float64: weights that sharpen attention and the head sharpen float32's rounding as well.
+    model = rerank_model(layers, stride, seed=seed).double()
+    images, ids = some_images(count, tokens).double(), some_ids(length)
     padded = torch.nn.functional.pad(ids, (0, padding))
     scorer = ItmScorer(model, machine=MACHINES[machine], chunk_bytes=chunk_bytes)
     ours = scorer.score(padded, list(images), mask_1L=padded != 0)
-    assert worst(ours, plain(model, ids, images)) < 1e-5
+    assert worst(ours, plain(model, ids, images)) < 1e-6
 
 
 @pytest.mark.parametrize("texts", [1, 2, 100])
