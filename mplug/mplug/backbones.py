@@ -10,7 +10,7 @@ A tower is built without weights; they come from a checkpoint. Each kind is read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import open_clip
@@ -174,13 +174,11 @@ def build_backbone(config: ImageEncoderConfig, image_size: int) -> Backbone:
         ConfigError: the library, the name or an option is unknown, or the sizes disagree.
     """
     library, _, name = config.backbone.partition(":")
-    builders = {"timm": _build_timm, "open_clip": _build_open_clip}
-    if library not in builders or not name:
-        raise ConfigError(f"backbone is {config.backbone!r}; write timm:NAME or open_clip:NAME")
+    build = _builder(library, name, config.backbone)
     forbidden = sorted(FORBIDDEN_OPTIONS & set(config.backbone_options))
     if forbidden:
         raise ConfigError(f"backbone_options may not hold {', '.join(forbidden)}; it is for sizes")
-    backbone = builders[library](name, config.backbone_options)
+    backbone = build(name, config.backbone_options)
     if backbone.width != config.width:
         raise ConfigError(
             f"{config.backbone} is {backbone.width} wide, image_encoder.width is {config.width}"
@@ -192,6 +190,31 @@ def build_backbone(config: ImageEncoderConfig, image_size: int) -> Backbone:
             "set the size in image_encoder.backbone_options (timm: img_size, open_clip: image_size)"
         )
     return backbone
+
+
+def measure(backbone: str) -> tuple[int, int | None]:
+    """Width of a tower's tokens, and the side of the pictures that it is made for (None = any size).
+
+    Args:
+        backbone: as in `ImageEncoderConfig`, with its own sizes.
+
+    Raises:
+        ConfigError: the library or the name is unknown.
+    """
+    library, _, name = backbone.partition(":")
+    with torch.device("meta"):
+        tower = _builder(library, name, backbone)(name, {})
+    built_for = _image_size(tower.tower)
+    return tower.width, None if built_for is None else built_for[0]
+
+
+def _builder(
+    library: str, name: str, backbone: str
+) -> Callable[[str, Mapping[str, BackboneOption]], Backbone]:
+    builders = {"timm": _build_timm, "open_clip": _build_open_clip}
+    if library not in builders or not name:
+        raise ConfigError(f"backbone is {backbone!r}; write timm:NAME or open_clip:NAME")
+    return builders[library]
 
 
 def _build_timm(name: str, options: Mapping[str, BackboneOption]) -> Backbone:

@@ -130,6 +130,8 @@ class TextDecoderConfig:
     """Token types; type 0 is used."""
     memory_width: int
     """Width of what is attended to: image_tokens, and the fused text where there is one."""
+    shared_words: bool = False
+    """Whether its word embeddings are the text encoder's: one table, stored once (mplug-mini). mPLUG has two."""
     eps: float = 1e-12
     """Epsilon of every LayerNorm (BERT: 1e-12)."""
     pad_id: int = 0
@@ -239,6 +241,13 @@ class MplugConfig:
         if decoder is not None and decoder.memory_width != image:
             raise ConfigError(
                 f"text_decoder.memory_width is {decoder.memory_width}; the image tokens are {image} wide"
+            )
+        text = self.text_encoder
+        table = (text.vocab_size, text.hidden)
+        if decoder is not None and decoder.shared_words and (decoder.vocab_size, decoder.hidden) != table:
+            raise ConfigError(
+                f"text_decoder.shared_words is set, and its table would be {decoder.vocab_size} x "
+                f"{decoder.hidden}, the text encoder's is {text.vocab_size} x {text.hidden}; make them equal"
             )
 
     def to_dict(self) -> dict[str, Any]:

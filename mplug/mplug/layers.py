@@ -135,15 +135,19 @@ class CrossLayer(nn.Module):
 
         Args:
             x_BLD: the stream (B, L, D).
-            memory_BND: what is attended to (B, N, memory_width).
+            memory_BND: what is attended to (B, N, memory_width). Fewer memories than texts are shared: B / M texts in
+                a row attend to the same one, whose keys and values are made once.
             mask: bool, broadcastable to (B, H, L, L), True = attend; None = everything.
-            memory_mask: bool, broadcastable to (B, H, L, N), True = attend; None = everything.
+            memory_mask: bool, broadcastable to (B, H, 1, N), with as many rows as there are memories, True = attend;
+                None = everything.
 
         Returns:
             (B, L, D).
         """
         x_BLD = self.attention_norm(x_BLD + self.dropout(self.attention(x_BLD, mask=mask)))
-        crossed_BLD = self.cross_attention(x_BLD, memory_BND=memory_BND, mask=memory_mask)
-        x_BLD = self.cross_attention_norm(x_BLD + self.dropout(crossed_BLD))
+        # Nothing orders the memory, so texts that share one are so many more rows of queries.
+        rows = x_BLD.reshape(memory_BND.shape[0], -1, x_BLD.shape[-1])
+        crossed = self.cross_attention(rows, memory_BND=memory_BND, mask=memory_mask)
+        x_BLD = self.cross_attention_norm(x_BLD + self.dropout(crossed.view(x_BLD.shape)))
         output_BLD: Tensor = self.feed_forward_norm(x_BLD + self.dropout(self.feed_forward(x_BLD)))
         return output_BLD

@@ -121,9 +121,7 @@ def load(
             )
         load_one = coca.load if task == "caption" else open_clip_model.load
         return load_one(source, device=place, dtype=kind)
-    model = _load_folder(find_folder(source), TASKS[task], vision_library)
-    if image_size is not None:
-        model = at_image_size(model, image_size)
+    model = load_as(source, TASKS[task], vision_library=vision_library, image_size=image_size)
     if isinstance(model, RetrievalModel):
         # Read before casting, which changes the tensors but not which index the vectors belong to.
         logger.info("%s makes vectors of the fingerprint %s", model.name, model.fingerprint)
@@ -140,8 +138,30 @@ def load_encoders(
 ) -> Encoders:
     """Load the two encoders alone, from a checkpoint of any mPLUG task; arguments and errors as in `load`."""
     place, kind = _device(device), _dtype(dtype)
-    model = _load_folder(find_folder(source), Encoders, vision_library)
+    model = load_as(source, Encoders, vision_library=vision_library)
     return model.to(device=place, dtype=kind)
+
+
+def load_as(
+    source: str | Path,
+    kind: type[M],
+    *,
+    vision_library: VisionLibrary = "timm",
+    image_size: int | None = None,
+) -> M:
+    """Load a model of a given kind, such as one of several tasks that is to be trained; in float32, on the CPU.
+
+    Args:
+        source: as in `load`, but for open_clip's.
+        kind: what to make of it.
+        vision_library: as in `load`.
+        image_size: as in `load`.
+
+    Raises:
+        CheckpointError: as in `load`.
+    """
+    model = _load_folder(find_folder(source), kind, vision_library)
+    return model if image_size is None else at_image_size(model, image_size)
 
 
 def survey(source: str | Path) -> dict[str, TaskSize | str]:

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mplug.cached_decoder import CachedDecoder, DecoderSizes
-from mplug.config import TextDecoderConfig
+from mplug.config import TextDecoderConfig, TextEncoderConfig
 from mplug.decoder_state import DecoderState
 from mplug.decoder_step import PackedDecoder
 from mplug.layers import CrossLayer
+from mplug.text_encoder import TextEncoder
 
 __all__ = ["DecoderState", "TextDecoder"]
 
@@ -41,9 +42,12 @@ class DecoderEmbeddings(nn.Module):
 
 
 class DecoderHead(nn.Module):
-    """States to logits: dense, GELU, LayerNorm, then the word embeddings as the output matrix, and a bias."""
+    """States to logits: dense, GELU, LayerNorm, then the word embeddings as the output matrix, and a bias.
 
-    def __init__(self, config: TextDecoderConfig) -> None:
+    BERT's head, which restores masked words of a text encoder as well.
+    """
+
+    def __init__(self, config: TextDecoderConfig | TextEncoderConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden, config.hidden)
         self.norm = nn.LayerNorm(config.hidden, eps=config.eps)
@@ -100,9 +104,9 @@ class TextDecoder(CachedDecoder[PackedDecoder]):
 
         Args:
             ids_BL: int64 (B, L), padding behind.
-            memory_BND: what is attended to (B, N, memory_width).
+            memory_BND: what is attended to (B, N, memory_width); or fewer, each for as many texts in a row.
             mask_BL: bool (B, L), True = a real token; None = all are.
-            memory_mask_BN: bool (B, N), True = attend; None = everything.
+            memory_mask_BN: bool, as `memory_BND`, True = attend; None = everything.
 
         Returns:
             (B, L, V); differentiable.
@@ -110,6 +114,23 @@ class TextDecoder(CachedDecoder[PackedDecoder]):
         Raises:
             ValueError: the texts are longer than the position embeddings.
         """
+        x_BLD = self.states(ids_BL, memory_BND, mask_BL=mask_BL, memory_mask_BN=memory_mask_BN)
+        return self.logits(x_BLD)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """States (..., D) of `states` -> (..., V); differentiable."""
+        logits: Tensor = self.head(x, self.embeddings.word.weight)
+        return logits
+
+    def states(
+        self,
+        ids_BL: Tensor,
+        memory_BND: Tensor,
+        *,
+        mask_BL: Tensor | None = None,
+        memory_mask_BN: Tensor | None = None,
+    ) -> Tensor:
+        """What `forward` makes logits of, (B, L, D): the head is most of the work, and padding needs none of it."""
         length = ids_BL.shape[1]
         self._check_length(length)
         mask = torch.ones(length, length, dtype=torch.bool, device=ids_BL.device).tril()
@@ -119,8 +140,7 @@ class TextDecoder(CachedDecoder[PackedDecoder]):
         x_BLD: Tensor = self.embeddings(ids_BL, torch.arange(length, device=ids_BL.device))
         for layer in self.layers:
             x_BLD = layer(x_BLD, memory_BND, mask=mask, memory_mask=memory_mask)
-        logits_BLV: Tensor = self.head(x_BLD, self.embeddings.word.weight)
-        return logits_BLV
+        return x_BLD
 
     @property
     def _cross_layers(self) -> list[CrossLayer]:
@@ -134,3 +154,10 @@ class TextDecoder(CachedDecoder[PackedDecoder]):
         self, ids_SL: Tensor, positions_SL: Tensor, state: DecoderState, mask: Tensor | None
     ) -> Tensor:
         return self._pack().read(self.embeddings(ids_SL, positions_SL), state, mask)
+
+
+def share_words(decoder: TextDecoder, encoder: TextEncoder) -> None:
+    """Let the decoder use the text encoder's word embeddings, where its configuration says that they are one table."""
+    if decoder.config.shared_words:
+        decoder.embeddings.word = encoder.embeddings.word
+        decoder.drop_packed()

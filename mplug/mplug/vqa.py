@@ -15,7 +15,7 @@ from mplug.fusion_encoder import FusionEncoder
 from mplug.generation import GenerationConfig, Hypothesis, RankedAnswer, generate, rank_answers
 from mplug.task_model import require
 from mplug.text.tokenizer import WordPieceTokenizer, pad
-from mplug.text_decoder import DecoderState, TextDecoder
+from mplug.text_decoder import DecoderState, TextDecoder, share_words
 from mplug.writing import WritingModel
 
 
@@ -47,6 +47,7 @@ class VqaModel(Encoders, WritingModel):
         super().__init__(config, tokenizer)
         self.fusion_encoder = FusionEncoder(require(config.fusion_encoder, "fusion_encoder", task="vqa"))
         self.text_decoder = TextDecoder(require(config.text_decoder, "text_decoder", task="vqa"))
+        share_words(self.text_decoder, self.text_encoder)
 
     def decoder_memory(self, image_BND: Tensor, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         """What the decoder attends to: the fused picture, then the fused question.

@@ -116,6 +116,21 @@ def test_token_losses_are_of_the_next_token_and_never_of_padding() -> None:
     assert token_losses(logits.flip(1), ids, pad_id=9).isnan().sum() == 2
 
 
+def test_given_tokens_are_not_guessed_and_labels_can_be_smoothed() -> None:
+    ids = torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0]])
+    logits = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(0))
+    given = torch.tensor([2, 1])
+    losses = token_losses(logits, ids, pad_id=0, given_B=given)
+    everything = token_losses(logits, ids, pad_id=0)
+    assert (losses != 0).tolist() == [[False, False, True], [False, True, False]]
+    assert torch.equal(losses[losses != 0], everything[losses != 0])
+    assert caption_loss(logits, ids, given_B=given).item() == pytest.approx(float(losses.sum()) / 2)
+    log_p = logits[0, 2].log_softmax(0)
+    smoothed = -(0.9 * log_p[2] + 0.1 * log_p.mean())
+    found = token_losses(logits, ids, pad_id=0, given_B=given, label_smoothing=0.1)
+    assert found[0, 2].item() == pytest.approx(float(smoothed), rel=1e-5)
+
+
 # Retrieval: both losses, with twins and a queue.
 
 
@@ -302,8 +317,16 @@ def test_twins_move_towards_the_model() -> None:
         model.weight += 1
     update_twin(twin, model, momentum=0.75)
     assert torch.allclose(twin.weight, model.weight - 0.75)
-    with pytest.raises(ValueError, match=r"not twins: 0\.bias, 0\.weight, bias, weight"):
+    with pytest.raises(ValueError, match=r"not twins, the model lacks 0\.bias, 0\.weight"):
         update_twin(nn.Sequential(model), model)
+
+
+def test_twins_take_statistics_over_and_need_not_have_all_of_the_model() -> None:
+    model = nn.ModuleDict({"norm": nn.BatchNorm1d(3), "head": nn.Linear(3, 2)})
+    twin = nn.ModuleDict({"norm": copy.deepcopy(model["norm"])})
+    model["norm"].train()(torch.randn(8, 3))
+    update_twin(twin, model)
+    assert torch.equal(twin.state_dict()["norm.running_var"], model.state_dict()["norm.running_var"])
 
 
 def test_matching_pairs_are_laid_out_as_the_reference_does() -> None:

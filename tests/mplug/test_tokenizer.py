@@ -72,7 +72,8 @@ def test_batch_is_a_loop_of_single_texts() -> None:
 
 def test_decode() -> None:
     made = tokenizer()
-    assert made.decode(made.encode("dogs running, a dog?").ids.tolist()) == "dogs running, a dog?"
+    for text in ("dogs running, a dog?", "狗跑步", "a 狗跑 dog"):
+        assert made.decode(made.encode(text).ids.tolist()) == text
 
 
 def test_pad() -> None:

@@ -22,6 +22,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 VOCAB_FILE = "vocab.txt"
 
+WORDS = "text_encoder.embeddings.word.weight"
+DECODER_WORDS = "text_decoder.embeddings.word.weight"
+
 # Parts of a whole model that one task holds and another does not.
 OTHER_PARTS = (
     "text_encoder.",
@@ -46,6 +49,7 @@ def save(model: TaskModel, folder: Path, *, storage: Literal["float32", "int8"] 
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    tensors = _share_words(tensors, model)
     if storage == "int8":
         tensors = quantize(tensors)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -80,13 +84,33 @@ def load(folder: Path, kind: type[M], *, shapes_only: bool = False) -> M:
             model = kind(config, tokenizer)
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
-    tensors = widen(stored)
+    tensors = _unshare_words(widen(stored), model)
     unused = tuple(
         key for key in tensors if key.startswith(OTHER_PARTS) and not hasattr(model, key.split(".")[0])
     )
     tensors = {key: tensor for key, tensor in tensors.items() if key not in unused}
     model.report = load_strictly(model, tensors, where=folder, unused=unused)
     return model.eval()
+
+
+def _share_words(tensors: dict[str, torch.Tensor], model: TaskModel) -> dict[str, torch.Tensor]:
+    """One table for both where the configuration says so, under the text encoder's name even without one."""
+    if not _shares_words(model):
+        return tensors
+    words = tensors.pop(DECODER_WORDS)
+    return {WORDS: words, **tensors}
+
+
+def _unshare_words(tensors: dict[str, torch.Tensor], model: TaskModel) -> dict[str, torch.Tensor]:
+    if not _shares_words(model) or WORDS not in tensors:
+        return tensors
+    words = tensors[WORDS] if hasattr(model, "text_encoder") else tensors.pop(WORDS)
+    return {**tensors, DECODER_WORDS: words}
+
+
+def _shares_words(model: TaskModel) -> bool:
+    decoder = model.config.text_decoder
+    return decoder is not None and decoder.shared_words and hasattr(model, "text_decoder")
 
 
 def read_config(path: Path) -> MplugConfig:

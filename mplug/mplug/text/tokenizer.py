@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from mplug.errors import CheckpointError
+
+_CHINESE = "\u3000-\u303f\u3400-\u9fff\uff01-\uff5e"
+_BETWEEN_CHINESE = re.compile(f"(?<=[{_CHINESE}]) (?=[{_CHINESE}])")
+"""The tokenizer sets ideographs apart; people, and Chinese punctuation, do not."""
 
 CLS_ID = 101
 SEP_ID = 102
@@ -114,9 +119,10 @@ class WordPieceTokenizer:
         return [self._finish(e) for e in self._pieces.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids back to text: pieces joined, special tokens left out."""
+        """Ids back to text: pieces joined, special tokens left out, no spaces between Chinese characters."""
         special = {self.pad_id, self.cls_id, self.sep_id}
-        return self._pieces.decode([number for number in ids if number not in special])
+        text = self._pieces.decode([number for number in ids if number not in special])
+        return _BETWEEN_CHINESE.sub("", text)
 
     def _finish(self, encoding: tokenizers.Encoding) -> Tokens:
         room = self.max_length - 2

@@ -25,12 +25,19 @@ def run(recipe: str, overrides: Sequence[str], *, data: Path, output: Path, resu
         resume: False refuses to continue.
 
     Returns:
-        The folder of the best model, as int8 rows.
+        The folder of the best model; for mplug-mini as int8 rows.
 
     Raises:
         MplugError: An unknown recipe or setting, data that cannot be read, an output of another run.
     """
-    from mplug.train import config, recipes, trainer
+    from mplug.train import config, parallel, recipes, run_state, trainer
 
-    settings = config.override(recipes.recipe(recipe), overrides)
-    return trainer.Trainer(settings, data, output, resume=resume).fit()
+    chosen = recipes.recipe(recipe)
+    settings = config.override(chosen.config(), overrides)
+    with parallel.processes():
+        if parallel.rank() == 0:
+            # Before data is read and a model built, which may take minutes.
+            run_state.RunFolder(output).claim(settings, resume=resume)
+        with parallel.first_alone():
+            experiment = chosen.experiment(settings, data)
+        return trainer.Trainer(experiment, settings, output).fit()

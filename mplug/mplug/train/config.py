@@ -1,17 +1,57 @@
 """What a training run is made of: frozen dataclasses, and how the command line overrides their fields.
 
-A recipe (``recipes.py``) is a function that returns a whole `TrainConfig`; ``--set key=value``
-replaces single fields of it by their dotted names, e.g. ``--set optimizer.text_lr=1e-4``.
+A recipe (``recipes.py``) is a function that returns a whole `LoopConfig`, mostly one that adds what its experiment
+needs; ``--set key=value`` replaces single fields of it by their dotted names, e.g. ``--set optimizer.text_lr=1e-4``.
 """
 
 import ast
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from mplug.config import MplugConfig
 from mplug.errors import MplugError
+
+C = TypeVar("C", bound="LoopConfig")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW, with warm-up and then a cosine; an experiment's parameter groups name the learning rates."""
+
+    weight_decay: float = 0.02
+    """Not on biases, norms and embeddings."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_steps: int = 50
+    final_lr_share: float = 0.0
+    """What the cosine ends at, as a share of each group's learning rate."""
+    max_grad_norm: float = 1.0
+    """Longer gradients are shortened to this; 0: never."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    """What the trainer needs to know of a run, whatever is trained."""
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    epochs: int = 6
+    max_steps: int = 0
+    """Length of the run in steps; 0: as many as the epochs have."""
+    accumulate: int = 1
+    """Batches whose gradients make one step; shared out where several processes train together."""
+    seed: int = 0
+    precision: str = "bfloat16"
+    """Autocast type of forward and backward: ``bfloat16`` or ``float32``."""
+    sharding: str = "none"
+    """How several processes hold a model: ``none`` (each all of it) or ``full`` (FSDP2, each its part)."""
+    evaluate_every: int = 0
+    """Steps between evaluations, besides the one at the end of each epoch; 0: only that."""
+    checkpoint_every: int = 50
+    """Steps between resumable checkpoints, besides the one after each evaluation."""
+    log_every: int = 10
+    tensorboard: bool = False
+    """Whether the log goes to TensorBoard too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +101,8 @@ class HeadStartConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OptimizerConfig:
-    """The second stage: AdamW with a learning rate for each part, warm-up, then cosine to zero."""
+class MiniOptimizerConfig(OptimizerConfig):
+    """The second stage: a learning rate for each part."""
 
     trunk_lr: float = 1e-3
     """The image tower's last blocks."""
@@ -71,11 +111,6 @@ class OptimizerConfig:
     text_lr: float = 1e-4
     embedding_lr: float = 1e-3
     """Word rows that no published table has: the Chinese ones."""
-    weight_decay: float = 0.02
-    """Not on biases, norms and embeddings."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    warmup_steps: int = 50
-    max_grad_norm: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +127,8 @@ class ItcConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """A whole run."""
+class MiniRetrievalConfig(LoopConfig):
+    """A run of mplug-mini's retrieval half (``experiments/mini_retrieval.py``)."""
 
     name: str
     """Name of the model that comes out."""
@@ -103,20 +138,13 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     initial: InitialWeights = field(default_factory=InitialWeights)
     head_start: HeadStartConfig = field(default_factory=HeadStartConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: MiniOptimizerConfig = field(default_factory=MiniOptimizerConfig)
     itc: ItcConfig = field(default_factory=ItcConfig)
-    epochs: int = 6
     batch_size: int = 384
-    seed: int = 0
-    precision: str = "bfloat16"
-    """Autocast type of forward and backward: ``bfloat16`` or ``float32``."""
     max_caption_tokens: int = 40
-    checkpoint_every: int = 50
-    """Steps between resumable checkpoints."""
-    log_every: int = 10
 
 
-def override(config: TrainConfig, settings: Sequence[str]) -> TrainConfig:
+def override(config: C, settings: Sequence[str]) -> C:
     """Replaces single fields by ``dotted.name=value``.
 
     Args:

@@ -1,9 +1,5 @@
-"""Retrieval quality of a model on the splits of a data folder.
+"""Retrieval quality of a model on the splits of a data folder; `mplug eval retrieval` prints it."""
 
-Command: ``python -m mplug.train.evaluate MODEL --data DIR [--split val]`` prints the rows of a table.
-"""
-
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +9,13 @@ import torch
 from torch import Tensor
 
 from mplug.contrastive import ContrastiveModel
-from mplug.text.tokenizer import pad
-from mplug.train.config import DataConfig
-from mplug.train.data import CaptionedImage, Split, read_captions
+from mplug.evaluation.recall import Matrix, Recall, caption_relevance, recall
+from mplug.evaluation.retrieval import match_pairs, order_recalls, wanted_pairs
+from mplug.itm_scoring import Images, ItmScorer
+from mplug.score_fusion import Order, ScoreFusion
+from mplug.text.tokenizer import Tokens, pad
+from mplug.train.data import CaptionedImage
 from mplug.train.features import View, view_pixels
-from mplug.train.metrics import Matrix, Recall, caption_relevance, recall
 
 _BATCH = 64
 
@@ -59,21 +57,17 @@ def text_embedder(model: ContrastiveModel) -> EmbedTexts:
             rows = order[start : start + 2 * _BATCH]
             ids, mask = pad([tokens[row] for row in rows], model.tokenizer.pad_id)
             with torch.inference_mode():
-                out[rows] = model.embed_texts(torch.from_numpy(ids), torch.from_numpy(mask)).float()
+                tensors = [torch.from_numpy(array).to(model.device) for array in (ids, mask)]
+                out[rows] = model.embed_texts(*tensors).float().cpu()
         return out
 
     return embed
 
 
-def embed_pictures(model: ContrastiveModel, folder: Path, images: Sequence[CaptionedImage]) -> Tensor:
-    """Float32 (pictures, E), each picture decoded and squashed as it is served."""
-    out = []
-    for start in range(0, len(images), _BATCH):
-        views = [View(image.path, 0, flip=False) for image in images[start : start + _BATCH]]
-        pixels = np.stack([view_pixels(folder, v, model.preprocess.image_size, 1.0) for v in views])
-        with torch.inference_mode():
-            out.append(model.embed_images(torch.from_numpy(pixels)).float())
-    return torch.cat(out)
+def picture_pixels(folder: Path, images: Sequence[CaptionedImage], size: int) -> Tensor:
+    """Uint8 (pictures, 3, size, size), each picture decoded and squashed as it is served."""
+    views = [View(image.path, 0, flip=False) for image in images]
+    return torch.from_numpy(np.stack([view_pixels(folder, view, size, 1.0) for view in views]))
 
 
 def evaluate(
@@ -105,17 +99,55 @@ def drawings_by_label(
     return recall((embed_texts(labels) @ image_embeds.T).numpy(), relevant)
 
 
-def evaluate_folder(model: ContrastiveModel, folder: Path, data: DataConfig) -> dict[str, Recall]:
-    """The published table: val photographs, and the drawings of the style that was never trained on."""
-    images = read_captions(folder, data)
-    val = [image for image in images if image.split == Split.VAL]
-    unseen = [image for image in images if image.split == Split.UNSEEN_STYLE]
-    embed = text_embedder(model)
-    rows = dict(evaluate(val, embed_pictures(model, folder, val), embed).rows())
-    if unseen:
-        rows["unseen drawings by English label"] = drawings_by_label(
-            unseen, embed_pictures(model, folder, unseen), embed
-        )
+@dataclass(frozen=True, slots=True, eq=False)
+class Matching:
+    """What the first candidates are matched with."""
+
+    scorer: ItmScorer
+    image_tokens: Images
+    """Of the pictures, in their order."""
+    top_k: int
+    """So many candidates of each query are matched."""
+    fusion: ScoreFusion = ScoreFusion.SUM
+    """What the order `both` is."""
+    on_text: Callable[[], None] = lambda: None
+    """Called after each text."""
+
+
+def evaluate_orders(
+    images: Sequence[CaptionedImage],
+    image_embeds: Tensor,
+    embed_texts: EmbedTexts,
+    tokenize: Callable[[Sequence[str]], Sequence[Tokens]],
+    matching: Matching | None = None,
+) -> dict[str, dict[Order, Recall]]:
+    """As `evaluate`, in each order, and only in the languages that there are captions in.
+
+    Args:
+        images: pictures with their captions.
+        image_embeds: of them, (pictures, E).
+        embed_texts: as of `text_embedder`.
+        tokenize: of the model that matches.
+        matching: None: by the cosine alone.
+    """
+    rows: dict[str, dict[Order, Recall]] = {}
+    languages = {"English": [i.captions for i in images], "Chinese": [i.captions_zh for i in images]}
+    for language, captions in languages.items():
+        texts, relevant = caption_relevance(captions)
+        if not texts:
+            continue
+        cosines: Matrix = (embed_texts(texts) @ image_embeds.T).numpy()
+        names = (f"{language} text → image", f"image → {language} text")
+        if matching is None:
+            rows |= {names[0]: {Order.ITC: recall(cosines, relevant)}}
+            rows |= {names[1]: {Order.ITC: recall(cosines.T, relevant.T)}}
+            continue
+        ids = [tokens.ids for tokens in tokenize(texts)]
+        wanted = wanted_pairs(cosines, matching.top_k)
+        matches = match_pairs(matching.scorer, ids, matching.image_tokens, wanted, matching.on_text)
+        limits = (matching.top_k, matching.fusion)
+        rows |= {names[0]: order_recalls(cosines, matches, relevant, *limits)}
+        rows |= {names[1]: order_recalls(cosines.T, matches.T, relevant.T, *limits)}
     return rows
 
 
@@ -123,18 +155,3 @@ def table(rows: dict[str, Recall]) -> str:
     """A Markdown table of recalls."""
     head = "| what | queries | R@1 / R@5 / R@10, % |\n|---|---|---|"
     return "\n".join([head, *(f"| {name} | {value.num_queries} | {value} |" for name, value in rows.items())])
-
-
-def main() -> None:
-    """Command line, see the module's docstring."""
-    from mplug.loading import load
-
-    parser = argparse.ArgumentParser(description="Retrieval quality on the val split and on unseen drawings.")
-    parser.add_argument("model", help="mplug-mini, a folder, or open_clip:NAME")
-    parser.add_argument("--data", type=Path, required=True)
-    args = parser.parse_args()
-    print(table(evaluate_folder(load(args.model), args.data, DataConfig())))
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,6 @@ the frozen weights, depth, size, and the list of views. An interrupted build goe
 
 import hashlib
 import json
-import math
 import os
 import random
 from collections import deque
@@ -26,11 +25,11 @@ from torch import Tensor
 from mplug.image_encoder import ImageEncoder
 from mplug.images import decode_image
 from mplug.preprocess import to_pixels
+from mplug.train.augment import crop_box
 from mplug.train.config import DataConfig
 from mplug.train.data import CaptionedImage, Split
 
 _BATCH = 64
-_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +58,17 @@ def view_pixels(folder: Path, view: View, size: int, min_crop: float) -> NDArray
     if view.number == 0:
         return to_pixels(image, size)
     chance = random.Random(f"{view.path} {view.number}")
-    image = image.crop(_random_crop(chance, image.width, image.height, min_crop))
+    image = image.crop(crop_box(chance, image.width, image.height, min_crop))
     if view.flip and chance.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return to_pixels(image, size)
 
 
-def _random_crop(
-    chance: random.Random, width: int, height: int, min_crop: float
-) -> tuple[int, int, int, int]:
-    area = width * height * chance.uniform(min_crop, 1.0)
-    ratio = math.exp(chance.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
-    w = min(width, max(1, round(math.sqrt(area * ratio))))
-    h = min(height, max(1, round(math.sqrt(area / ratio))))
-    left, top = chance.randint(0, width - w), chance.randint(0, height - h)
-    return left, top, left + w, top + h
+class RowsOfViews:
+    """A row of numbers for each view, float16 on disk, read through memory mapping."""
 
-
-class FeatureCache:
-    """Maps (C, h, w) of views, float16 on disk, read through memory mapping."""
-
-    def __init__(self, features: NDArray[np.float16], views: Sequence[View]) -> None:
-        self._features = features
+    def __init__(self, rows: NDArray[np.float16], views: Sequence[View]) -> None:
+        self._rows = rows
         self._row = {(view.path, view.number): row for row, view in enumerate(views)}
         self._num_views: dict[str, int] = {}
         for view in views:
@@ -90,9 +78,18 @@ class FeatureCache:
         """How many views of a picture there are."""
         return self._num_views[path]
 
+    def row(self, key: tuple[str, int]) -> NDArray[np.float16]:
+        """What is stored of a (path, view number) pair."""
+        row: NDArray[np.float16] = self._rows[self._row[key]]
+        return row
+
+
+class FeatureCache(RowsOfViews):
+    """Maps (C, h, w) of views."""
+
     def read(self, keys: Sequence[tuple[str, int]]) -> Tensor:
         """Float32 (B, C, h, w) of (path, view number) pairs."""
-        maps = np.stack([self._features[self._row[key]] for key in keys])
+        maps = np.stack([self.row(key) for key in keys])
         return torch.from_numpy(maps).float().contiguous(memory_format=torch.channels_last)
 
 
@@ -109,20 +106,45 @@ def open_cache(
         min_crop: Smallest crop, as a share of the picture.
     """
     target = cache_root() / "features" / _cache_key(views, encoder, depth, min_crop)
-    target.mkdir(parents=True, exist_ok=True)
     size = encoder.preprocess.image_size
-    shape = tuple(_stem(encoder, np.zeros((1, 3, size, size), np.uint8), depth).shape[1:])
+    features = fill_rows(
+        target,
+        views,
+        lambda view: view_pixels(folder, view, size, min_crop),
+        lambda pixels: _stem(encoder, pixels, depth),
+    )
+    return FeatureCache(features, views)
+
+
+def fill_rows(
+    target: Path,
+    views: Sequence[View],
+    read: Callable[[View], NDArray[np.uint8]],
+    make: Callable[[NDArray[np.uint8]], NDArray[np.float16]],
+) -> NDArray[np.float16]:
+    """Opens the file of a cache, making the rows that it lacks: an interrupted build goes on where it stopped.
+
+    Args:
+        target: Folder of this cache and no other.
+        views: A row each.
+        read: A view's pixels, uint8 (3, R, R).
+        make: From pixels (B, 3, R, R) to rows.
+    """
+    target.mkdir(parents=True, exist_ok=True)
     file, progress = target / "features.npy", target / "progress.json"
     done = json.loads(progress.read_text())["rows"] if progress.exists() and file.exists() else 0
-    mode = "r+" if done else "w+"
-    features = np.lib.format.open_memmap(file, mode, np.float16, (len(views), *shape))
-    for start, pixels in _read_ahead(views, done, lambda v: view_pixels(folder, v, size, min_crop)):
-        features[start : start + len(pixels)] = _stem(encoder, pixels, depth)
+    if done:
+        rows = np.lib.format.open_memmap(file, "r+")
+    else:
+        shape = make(read(views[0])[None]).shape[1:]
+        rows = np.lib.format.open_memmap(file, "w+", np.float16, (len(views), *shape))
+    for start, pixels in _read_ahead(views, done, read):
+        rows[start : start + len(pixels)] = make(pixels)
         if start % (20 * _BATCH) == 0 or start + _BATCH >= len(views):
-            features.flush()
+            rows.flush()
             _write_atomically(progress, json.dumps({"rows": start + len(pixels)}))
             print(f"image features: {start + len(pixels)} of {len(views)}", flush=True)
-    return FeatureCache(features, views)
+    return rows
 
 
 def _read_ahead(

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from mplug.retrieval import RetrievalModel
 from mplug.text.tokenizer import pad
-from mplug.train.config import TrainConfig
+from mplug.train.config import MiniRetrievalConfig
 from mplug.train.data import CaptionedImage
 from mplug.train.features import FeatureCache
 from mplug.train.losses import identity_numbers, itc_loss
-from mplug.train.optimizer import HEADS
+from mplug.train.mini_learning import HEADS
 from mplug.train.precision import autocast
 
 _BATCH = 256
@@ -26,7 +26,7 @@ _TEXT_DROPOUT = 0.1  # BERT's
 
 
 def fit_heads(
-    model: RetrievalModel, images: Sequence[CaptionedImage], cache: FeatureCache, config: TrainConfig
+    model: RetrievalModel, images: Sequence[CaptionedImage], cache: FeatureCache, config: MiniRetrievalConfig
 ) -> float:
     """Trains adapter, projections and temperature in place; returns the last step's loss.
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mplug.errors import MplugError
 from mplug.retrieval import RetrievalModel
+from mplug.text_decoder import TextDecoder
 from mplug.text_encoder import TextEncoder
 from mplug.train.config import InitialWeights
 from mplug.train.data import CaptionedImage
@@ -89,7 +90,7 @@ def load_efficientnet(backbone: nn.Module, file: Path) -> None:
 
 
 def load_bert(
-    encoder: TextEncoder, stored: dict[str, Tensor], pieces: Sequence[str], vocab: Sequence[str]
+    encoder: TextEncoder | TextDecoder, stored: dict[str, Tensor], pieces: Sequence[str], vocab: Sequence[str]
 ) -> None:
     """Copies BERT's layers, and its word rows piece by piece; rows of other pieces stay near the mean."""
     words = stored["embeddings.word_embeddings.weight"]

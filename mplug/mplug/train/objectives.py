@@ -22,29 +22,59 @@ NO_IDENTITY = -100
 """Identity of queue entries that were never written (the reference's filling)."""
 
 
-def token_losses(logits_BLV: Tensor, ids_BL: Tensor, *, pad_id: int) -> Tensor:
+def token_losses(
+    logits_BLV: Tensor,
+    ids_BL: Tensor,
+    *,
+    pad_id: int,
+    given_B: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """Negative log-likelihood of every next token.
 
     Args:
         logits_BLV: the decoder's, teacher-forced on `ids_BL`.
         ids_BL: int64, [CLS] pieces [SEP] and then padding.
         pad_id: token id of padding.
+        given_B: int64 (B,), pieces behind [CLS] that are a prompt, which nobody has to guess; None = none are.
+        label_smoothing: share of the target that is spread over the whole vocabulary.
 
     Returns:
-        (B, L - 1): entry l is of token l + 1, 0 where that is padding.
+        float32 (B, L - 1): entry l is of token l + 1, 0 where that is padding or given.
     """
     targets = ids_BL[:, 1:]
-    losses = F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.view_as(targets).masked_fill(targets == pad_id, 0.0)
+    losses = F.cross_entropy(
+        logits_BLV[:, :-1].flatten(0, 1).float(),
+        targets.flatten(),
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    return losses.view_as(targets).masked_fill(~guessed(ids_BL, pad_id=pad_id, given_B=given_B), 0.0)
 
 
-def caption_loss(logits_BLV: Tensor, ids_BL: Tensor, *, pad_id: int = 0) -> Tensor:
-    """Mean over all tokens of the batch that are not padding; arguments as in `token_losses`.
+def guessed(ids_BL: Tensor, *, pad_id: int, given_B: Tensor | None = None) -> Tensor:
+    """Bool (B, L - 1), which of `token_losses` count; arguments as there."""
+    real = ids_BL[:, 1:] != pad_id
+    if given_B is None:
+        return real
+    return real & (torch.arange(real.shape[1], device=real.device) >= given_B[:, None])
+
+
+def caption_loss(
+    logits_BLV: Tensor,
+    ids_BL: Tensor,
+    *,
+    pad_id: int = 0,
+    given_B: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Mean over all tokens of the batch that are to be guessed; arguments as in `token_losses`.
 
     The reference asks for no reduction and gets this one all the same.
     """
-    count = (ids_BL[:, 1:] != pad_id).sum()
-    return token_losses(logits_BLV, ids_BL, pad_id=pad_id).sum() / count
+    count = guessed(ids_BL, pad_id=pad_id, given_B=given_B).sum()
+    losses = token_losses(logits_BLV, ids_BL, pad_id=pad_id, given_B=given_B, label_smoothing=label_smoothing)
+    return losses.sum() / count
 
 
 def answer_loss(
@@ -217,15 +247,25 @@ def itm_loss(logits_P2: Tensor) -> Tensor:
 def update_twin(twin: nn.Module, model: nn.Module, *, momentum: float = 0.995) -> None:
     """Move a momentum twin's parameters towards the model's: m * twin + (1 - m) * model (mPLUG: 0.995).
 
+    Buffers, such as the statistics of batch norms, are copied.
+
+    Args:
+        twin: changed in place.
+        model: has whatever the twin has, under the same names, and may have more.
+        momentum: m.
+
     Raises:
-        ValueError: the two are not twins.
+        ValueError: the twin has parameters that the model lacks.
     """
     theirs = dict(model.named_parameters())
     ours = dict(twin.named_parameters())
-    if ours.keys() != theirs.keys():
-        raise ValueError(f"not twins: {', '.join(sorted(ours.keys() ^ theirs.keys()))}")
+    if not ours.keys() <= theirs.keys():
+        raise ValueError(f"not twins, the model lacks {', '.join(sorted(ours.keys() - theirs.keys()))}")
     for name, parameter in ours.items():
         parameter.lerp_(theirs[name].to(parameter.dtype), 1 - momentum)
+    buffers = dict(model.named_buffers())
+    for name, buffer in twin.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 def _soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -1,105 +1,102 @@
-"""AdamW over the parts of a retrieval model, each with its own learning rate, and the schedule they share."""
+"""AdamW over an experiment's parameter groups, and the schedule they share."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
-from mplug.checkpoints.quantize import quantize_rows, widen_rows
-from mplug.retrieval import RetrievalModel
+from mplug.errors import MplugError
 from mplug.train.config import OptimizerConfig
+from mplug.train.experiment import ParameterGroup
+from mplug.train.parallel import whole_tensor
 
-HEADS = ("image_encoder.adapter.", "image_proj.", "text_proj.", "logit_scale")
-WORDS = "text_encoder.embeddings.word.weight"
+_NEVER_DECAYED = ("embedding", "pos_embed", "cls_token")
 
 
-def freeze(model: RetrievalModel, frozen_blocks: int) -> None:
-    """Lets only the dense convolutions of the tower's last blocks, and everything behind the tower, learn.
+def build_optimizer(groups: Sequence[ParameterGroup], config: OptimizerConfig) -> torch.optim.AdamW:
+    """Each group in two: what weight decay applies to, and biases, norms and embeddings, which it does not.
 
-    Depthwise filters and batch norms keep ImageNet's values throughout: they are a hundredth of the weights,
-    most of a backward pass's time on a CPU, and what int8 rows would hurt most (see `round_frozen`).
-
-    Args:
-        model: With an EfficientNet tower.
-        frozen_blocks: The first blocks, which learn nothing at all.
+    Raises:
+        MplugError: nothing to train, or a parameter that is in two groups.
     """
-    tower = model.image_encoder.backbone.tower
-    tower.requires_grad_(False)
-    for name, module in tower.named_modules():
-        if isinstance(module, nn.Conv2d) and module.groups == 1 and _learns(name, frozen_blocks):
-            module.requires_grad_(True)
-
-
-def _learns(name: str, frozen_blocks: int) -> bool:
-    block, _, rest = name.partition(".")
-    number = rest.partition(".")[0]
-    return name == "conv_head" or (block == "blocks" and int(number) >= frozen_blocks)
-
-
-def round_frozen(model: nn.Module) -> None:
-    """Rounds the frozen weights to the int8 rows they will be shipped as, before anything is trained on them.
-
-    Rows round to themselves the second time, so that what stands still loses nothing in the export, and
-    what learns does so behind a tower that is the shipped one.
-    """
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.requires_grad and parameter.dim() > 1:
-                parameter.copy_(widen_rows(*quantize_rows(parameter)))
-
-
-def build_optimizer(model: RetrievalModel, config: OptimizerConfig) -> torch.optim.AdamW:
-    """One group for each part and for whether weight decay applies (not to biases, norms, embeddings)."""
-    rates = {
-        "trunk": config.trunk_lr,
-        "head": config.head_lr,
-        "text": config.text_lr,
-        "words": config.embedding_lr,
-    }
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decays = parameter.dim() > 1 and "embeddings" not in name
-            groups.setdefault((_part(name), decays), []).append(parameter)
+    _check(groups)
+    parts: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
+    for group in groups:
+        for name, parameter in group.parameters:
+            # Sharded and whole tensors cannot pass one fused update.
+            key = (group.name, _decays(name, parameter), isinstance(parameter, DTensor))
+            parts.setdefault(key, []).append(parameter)
+    rates = {group.name: group.lr for group in groups}
     return torch.optim.AdamW(
         [
-            {"params": params, "lr": rates[part], "peak_lr": rates[part],
+            {"params": parameters, "name": name, "lr": rates[name], "peak_lr": rates[name],
              "weight_decay": config.weight_decay if decays else 0.0}
-            for (part, decays), params in groups.items()
+            for (name, decays, _), parameters in parts.items()
         ],
         betas=config.betas,
     )  # fmt: skip
 
 
-def _part(name: str) -> str:
-    if name == WORDS:
-        return "words"
-    if name.startswith(HEADS):
-        return "head"
-    return "trunk" if name.startswith("image_encoder.") else "text"
+def _check(groups: Sequence[ParameterGroup]) -> None:
+    group_of: dict[int, str] = {}
+    for group in groups:
+        for name, parameter in group.parameters:
+            other = group_of.setdefault(id(parameter), group.name)
+            if other != group.name:
+                raise MplugError(f"{name} is in two parameter groups, {other} and {group.name}.")
+    if not group_of:
+        raise MplugError("nothing to train: no parameter group holds a parameter.")
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.dim() > 1 and not any(part in name for part in _NEVER_DECAYED)
+
+
+def freeze_the_rest(model: nn.Module, groups: Sequence[ParameterGroup]) -> list[nn.Parameter]:
+    """Stops gradients to parameters that are in no group; returns those that are, in the model's order."""
+    trained = {id(parameter) for group in groups for _, parameter in group.parameters}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def rate_factor(config: OptimizerConfig, step: int, num_steps: int) -> float:
+    """Share of its peak that a learning rate has in a step: linear warm-up, then a cosine to its final share."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, num_steps))))
+    return warm * (config.final_lr_share + (1 - config.final_lr_share) * cosine)
 
 
 def set_learning_rates(
     optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, num_steps: int
-) -> None:
-    """Linear warm-up, then cosine to zero."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    factor = warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, num_steps))))
+) -> dict[str, float]:
+    """Sets every group's learning rate for a step, counted from 0; returns them by the groups' names."""
+    factor = rate_factor(config, step, num_steps)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
 
-@contextmanager
-def slower_rows(words: Tensor, rows: Sequence[int], factor: float) -> Iterator[None]:
-    """Within this block a change of these rows counts only by `factor`.
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
+    """Shortens the gradients to a common norm; returns the norm they had.
 
-    Rows that come from a published table must not move as fast as those that start from nothing, yet both
-    live in one parameter.
+    Args:
+        parameters: whole ones, sharded ones, or both.
+        max_norm: 0: leave them as they are.
     """
-    index = torch.as_tensor(rows)
-    before = words.detach()[index].clone()
-    yield
-    with torch.no_grad():
-        words[index] = before + (words[index] - before) * factor
+    sharded = [p for p in parameters if isinstance(p, DTensor) and p.grad is not None]
+    limit = max_norm or math.inf
+    if not sharded:
+        return clip_grad_norm_(parameters, limit).item()
+    whole = [p for p in parameters if not isinstance(p, DTensor) and p.grad is not None]
+    norm = torch.hypot(_norm(sharded), _norm(whole))
+    for part in (sharded, whole):
+        clip_grads_with_norm_(part, limit, norm)
+    return norm.item()
+
+
+def _norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    return whole_tensor(get_total_norm([p.grad for p in parameters if p.grad is not None]))

@@ -1,23 +1,35 @@
-"""Recipes: functions that return a whole `TrainConfig`. Derive one, change fields, return it."""
+"""Recipes by name: a function that returns a whole configuration, and the experiment that it is for.
+
+Derive a configuration from another, change fields, return it.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import mplug
 from mplug.config import ImageEncoderConfig, MplugConfig, TextEncoderConfig
 from mplug.errors import MplugError
 from mplug.preprocess import PreprocessConfig
-from mplug.train.config import InitialWeights, TrainConfig
+from mplug.train.config import InitialWeights, LoopConfig, MiniRetrievalConfig
+
+if TYPE_CHECKING:
+    from mplug.train.experiment import Experiment
+
+ConfigT = TypeVar("ConfigT", bound=LoopConfig)
 
 MINI_VOCABULARY = Path(mplug.__file__).parent / "weights" / "mplug-mini" / "vocab.txt"
 
 MINI_LICENCE = "Research use: weights trained on research-only photos (Flickr8k); code Apache-2.0."
 
 
-def mplug_mini() -> TrainConfig:
+def mplug_mini() -> MiniRetrievalConfig:
     """mplug-mini's retrieval half: EfficientNet-Lite0 and MiniLM's six layers, English and Chinese."""
     num_pieces = len(MINI_VOCABULARY.read_text(encoding="utf-8").splitlines())
-    return TrainConfig(
+    return MiniRetrievalConfig(
         name="mplug-mini",
         model=MplugConfig(
             name="mplug-mini",
@@ -45,15 +57,30 @@ def mplug_mini() -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], TrainConfig]] = {"mplug-mini": mplug_mini}
+def _mini_retrieval(config: MiniRetrievalConfig, data: Path) -> Experiment:
+    from mplug.train.experiments.mini_retrieval import MiniRetrieval
+
+    return MiniRetrieval(config, data)
 
 
-def recipe(name: str) -> TrainConfig:
-    """The configuration of a recipe.
+@dataclass(frozen=True, slots=True)
+class Recipe(Generic[ConfigT]):
+    """What `mplug train NAME` runs."""
+
+    config: Callable[[], ConfigT]
+    experiment: Callable[[ConfigT, Path], Experiment]
+    """Makes the experiment of a configuration and a data folder; this imports torch, the rest here does not."""
+
+
+RECIPES: dict[str, Recipe[Any]] = {"mplug-mini": Recipe(mplug_mini, _mini_retrieval)}
+
+
+def recipe(name: str) -> Recipe[Any]:
+    """A recipe.
 
     Raises:
         MplugError: No such recipe; the existing ones are listed.
     """
     if name not in RECIPES:
         raise MplugError(f"No recipe {name!r}; there are {', '.join(sorted(RECIPES))}.")
-    return RECIPES[name]()
+    return RECIPES[name]

@@ -1,10 +1,15 @@
-"""Measure how good a server's answers are, and what they cost."""
+"""Measure how good a model's or a server's answers are."""
 
 import argparse
 
-from mplug_services.cli import eval_search
+from mplug_services.cli import eval_captions, eval_retrieval, eval_search, eval_vqa
 
-EVALUATIONS = {"search": eval_search}
+EVALUATIONS = {
+    "search": eval_search,
+    "retrieval": eval_retrieval,
+    "captions": eval_captions,
+    "vqa": eval_vqa,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

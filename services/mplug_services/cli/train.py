@@ -1,17 +1,20 @@
-"""Train or fine-tune a model by a recipe."""
+"""Train or fine-tune a model by a recipe.
+
+`mplug train list` names the recipes, `mplug train plan` says what a run would need. Under torchrun the same command
+trains on several processes: torchrun --nproc-per-node=2 -m mplug_services.cli train RECIPE --set accumulate=2 …
+"""
 
 import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
+from mplug_services.cli import train_plan
 from mplug_services.cli.common import EXIT_OK, CliError, UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument(
-        "recipe", metavar="RECIPE", help="the recipe's name; `mplug train list` names them all"
-    )
+    parser.add_argument("recipe", metavar="RECIPE", help="the recipe's name, or `list` or `plan`")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="pictures with captions.jsonl")
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="checkpoints, logs and the trained model"
@@ -22,17 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="overrides",
         metavar="KEY=VALUE",
-        help="change one value of the recipe, e.g. --set training.steps=1000; may be given several times",
+        help="change one value of the recipe, e.g. --set epochs=3; may be given several times",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
         help="go on from the output's last checkpoint; without it an output that holds a run is refused",
     )
+    train_plan.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
+    if options.recipe == "plan":
+        return train_plan.run(options)
     if find_spec("torch") is None:
         raise CliError("training needs the server half: pip install 'mplug-serve[server]'")
     from mplug import train as training

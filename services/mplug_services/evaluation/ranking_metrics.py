@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mplug.train.metrics import Recall, recall
+from mplug.evaluation.recall import Recall, recall
 
 DEPTH = 10
 """Places of a ranking that count."""

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mplug import score_fusion
+from mplug.evaluation.recall import Recall
 from mplug.score_fusion import Order
-from mplug.train.metrics import Recall
 from mplug_services.client import ScoreFusion, SearchResult
 from mplug_services.evaluation.queries import JudgedQuery
 from mplug_services.evaluation.ranking_metrics import ndcg, ranking_recall

@@ -17,6 +17,8 @@ from mplug.model_maps import explained_layers
 from mplug.open_clip_model import OpenClipModel
 from mplug.reranking import RerankModel
 from mplug.task_model import TaskModel
+from mplug.text_decoder import TextDecoder, share_words
+from mplug.text_encoder import TextEncoder
 from mplug.vqa import VqaModel
 from mplug.writing import WritingModel
 from mplug_services.config import IMAGE_SIZE_SETTINGS, MODEL_SETTINGS, ModelSource
@@ -77,6 +79,16 @@ def _share_modules(first: Model, second: Model) -> None:
         for name, module in first.named_children():
             if hasattr(second, name) and (one_size or name != "image_encoder"):
                 setattr(second, name, module)
+        _share_words(first, second)
+
+
+def _share_words(first: TaskModel, second: TaskModel) -> None:
+    # A decoder that was loaded without the text encoder has made the table that they share for itself.
+    encoder = getattr(second, "text_encoder", getattr(first, "text_encoder", None))
+    for model in (first, second):
+        decoder = getattr(model, "text_decoder", None)
+        if isinstance(encoder, TextEncoder) and isinstance(decoder, TextDecoder):
+            share_words(decoder, encoder)
 
 
 def make_runners(models: Models) -> dict[WorkKind, Runner]:

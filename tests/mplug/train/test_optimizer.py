@@ -1,72 +1,110 @@
-"""What learns, what stands still, and in which precision."""
+"""Parameter groups, the schedule they share, and the length of gradients."""
+
+import math
+from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor, nn
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
 
-from golden.mplug_cases import small_vocab
-from mplug.checkpoints.quantize import quantize_rows, widen_rows
-from mplug.retrieval import RetrievalModel
-from mplug.text.tokenizer import WordPieceTokenizer
-from mplug.train.config import override
-from mplug.train.optimizer import freeze, round_frozen
-from mplug.train.precision import depthwise_in_float32
-from mplug.train.recipes import mplug_mini
-
-DEPTH = 6
+from mplug.errors import MplugError
+from mplug.train.config import OptimizerConfig
+from mplug.train.experiment import ParameterGroup
+from mplug.train.optimizer import build_optimizer, clip_gradients, freeze_the_rest, rate_factor
 
 
-@pytest.fixture
-def model() -> RetrievalModel:
-    config = override(
-        mplug_mini(), ["model.text_encoder.layers=1", "model.text_encoder.vocab_size=130"]
-    ).model
-    torch.manual_seed(0)
-    return RetrievalModel(config, WordPieceTokenizer(small_vocab(130), max_length=8)).eval()
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(3, 2)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 3, 2))
+        self.tower = nn.Linear(2, 2)
+        self.norm = nn.LayerNorm(2)
+        self.scale = nn.Parameter(torch.tensor(1.0))
 
 
-def learning(model: nn.Module) -> set[str]:
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+def groups(net: Net) -> list[ParameterGroup]:
+    tower = [(name, p) for name, p in net.named_parameters() if name.startswith("tower")]
+    rest = [(name, p) for name, p in net.named_parameters() if not name.startswith("tower")]
+    return [ParameterGroup("tower", tower, 1e-5), ParameterGroup("rest", rest, 1e-4)]
 
 
-def test_of_the_tower_only_dense_convolutions_of_the_last_blocks_learn(model: RetrievalModel) -> None:
-    freeze(model, DEPTH)
-    tower = {name for name in learning(model) if name.startswith("image_encoder.backbone.tower.")}
-    assert {name.removeprefix("image_encoder.backbone.tower.") for name in tower} == {
-        "blocks.6.0.conv_pw.weight",
-        "blocks.6.0.conv_pwl.weight",
-        "conv_head.weight",
+def test_only_matrices_decay_and_each_group_has_its_rate() -> None:
+    net = Net()
+    optimizer = build_optimizer(groups(net), OptimizerConfig(weight_decay=0.1, betas=(0.8, 0.9)))
+    name_of = {id(p): name for name, p in net.named_parameters()}
+    found = {
+        name_of[id(p)]: (group["peak_lr"], group["weight_decay"], group["betas"])
+        for group in optimizer.param_groups
+        for p in group["params"]
     }
-    assert {"image_proj.weight", "image_encoder.adapter.linear.weight"} <= learning(model)
+    plain = (1e-4, 0.0, (0.8, 0.9))
+    assert found == {
+        "tower.weight": (1e-5, 0.1, (0.8, 0.9)),
+        "tower.bias": (1e-5, 0.0, (0.8, 0.9)),
+        **dict.fromkeys(("word_embeddings.weight", "pos_embed", "norm.weight", "norm.bias", "scale"), plain),
+    }
 
 
-def test_frozen_weights_are_their_own_int8_rows_and_the_others_untouched(model: RetrievalModel) -> None:
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    freeze(model, DEPTH)
-    round_frozen(model)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad or parameter.dim() == 1:
-            assert torch.equal(parameter, before[name]), name
-        else:
-            assert torch.equal(parameter, widen_rows(*quantize_rows(parameter))), name
-            assert not torch.equal(parameter, before[name]), name
+def test_a_parameter_of_two_groups_is_named() -> None:
+    net = Net()
+    twice = [*groups(net), ParameterGroup("again", [("tower.bias", net.tower.bias)], 1.0)]
+    with pytest.raises(MplugError, match=r"tower\.bias is in two parameter groups, tower and again"):
+        build_optimizer(twice, OptimizerConfig())
 
 
-def test_depthwise_convolutions_that_gradients_pass_run_in_float32(model: RetrievalModel) -> None:
-    depthwise_in_float32(model, DEPTH)
-    dtypes: dict[str, torch.dtype] = {}
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(MplugError, match="nothing to train"):
+        build_optimizer([ParameterGroup("empty", [], 1.0)], OptimizerConfig())
 
-    def note(name: str) -> object:
-        def hook(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            dtypes[name] = output.dtype
 
-        return hook
+def test_parameters_of_no_group_get_no_gradients() -> None:
+    net = Net()
+    trained = freeze_the_rest(net, groups(net)[:1])
+    assert [id(p) for p in trained] == [id(net.tower.weight), id(net.tower.bias)]
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == {"tower.weight", "tower.bias"}
 
-    tower = model.image_encoder.backbone.tower
-    for name, module in tower.named_modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(note(name))  # type: ignore[arg-type]  # a hook, made by a function
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        model.encode_image(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
-    assert dtypes["blocks.6.0.conv_dw"] == torch.float32
-    assert dtypes["blocks.6.0.conv_pw"] == dtypes["blocks.2.0.conv_dw"] == torch.bfloat16
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (0, 0.25),
+        (1, 0.5 * 0.5 * (1 + math.cos(math.pi / 10))),
+        (5, 0.5),
+        (9, 0.5 * (1 + math.cos(math.pi * 0.9))),
+        (10, 0.0),
+    ],
+)
+def test_warm_up_and_cosine_are_as_computed_by_hand(step: int, factor: float) -> None:
+    assert rate_factor(OptimizerConfig(warmup_steps=4), step, 10) == pytest.approx(factor)
+
+
+@given(warmup=st.integers(0, 50), share=st.floats(0, 1), num_steps=st.integers(1, 200))
+def test_after_warm_up_rates_only_fall_and_end_at_their_share(
+    warmup: int, share: float, num_steps: int
+) -> None:
+    config = OptimizerConfig(warmup_steps=warmup, final_lr_share=share)
+    factors = [rate_factor(config, step, num_steps) for step in range(num_steps + 1)]
+    assert all(0 <= factor <= 1 for factor in factors)
+    falling = factors[max(0, warmup - 1) :]
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(falling))
+    if warmup <= num_steps:
+        assert factors[-1] == pytest.approx(share)
+
+
+@given(limit=st.floats(0.1, 10))
+def test_long_gradients_are_shortened_and_short_ones_left(limit: float) -> None:
+    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
+    parameters[0].grad, parameters[1].grad = torch.tensor([2.0, 3.0]), torch.tensor([6.0])
+    assert clip_gradients(parameters, limit) == pytest.approx(7.0)
+    left = math.hypot(*(x for p in parameters if p.grad is not None for x in p.grad.tolist()))
+    assert left == pytest.approx(min(7.0, limit), rel=1e-5)
+
+
+def test_no_limit_leaves_gradients_as_they_are() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.tensor([1e6])
+    assert clip_gradients([parameter], 0.0) == 1e6
+    assert parameter.grad.item() == 1e6

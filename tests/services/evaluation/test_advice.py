@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mplug.evaluation.recall import Recall
 from mplug.score_fusion import Order
-from mplug.train.metrics import Recall
 from mplug_services.evaluation.advice import Choice, advise, difference
 from mplug_services.evaluation.search_quality import OrderQuality, QualityRow
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mplug.train.metrics import caption_relevance, recall
+from mplug.evaluation.recall import caption_relevance, recall
 
 
 def test_recall_counts_the_best_ranked_relevant_candidate() -> None:
