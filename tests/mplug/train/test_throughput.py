@@ -11,6 +11,7 @@ from mplug.train.throughput import Meter, measure_peak
 def test_operations_are_counted_once_forward_and_backward() -> None:
     layer = nn.Linear(8, 16)
     meter = Meter(peak=1e9)
+    values: dict[str, float] = {}
     for _ in range(2):
         with meter.step():
             layer(torch.ones(4, 8)).sum().backward()
