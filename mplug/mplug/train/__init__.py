@@ -20,7 +20,8 @@ def run(recipe: str, overrides: Sequence[str], *, data: Path, output: Path, resu
     Args:
         recipe: One of `recipe_names`.
         overrides: ``dotted.name=value`` settings, see `mplug.train.config.override`.
-        data: Folder with the captions file and its images.
+        data: For mplug-mini the folder with the captions file and its images; for fine-tuning whatever
+            `mplug.train.readers.open_source` takes.
         output: Folder of the run; a run found there is continued.
         resume: False refuses to continue.
 

@@ -15,9 +15,19 @@ from mplug.config import ImageEncoderConfig, MplugConfig, TextEncoderConfig
 from mplug.errors import MplugError
 from mplug.preprocess import PreprocessConfig
 from mplug.train.config import InitialWeights, LoopConfig, MiniRetrievalConfig
+from mplug.train.experiments.recipes import (
+    CaptionConfig,
+    RetrievalConfig,
+    VqaConfig,
+    finetune_captioning,
+    finetune_retrieval,
+    finetune_vqa,
+)
+from mplug.train.mini import config as mini
 
 if TYPE_CHECKING:
     from mplug.train.experiment import Experiment
+    from mplug.train.mini.config import WholeStageConfig
 
 ConfigT = TypeVar("ConfigT", bound=LoopConfig)
 
@@ -63,16 +73,48 @@ def _mini_retrieval(config: MiniRetrievalConfig, data: Path) -> Experiment:
     return MiniRetrieval(config, data)
 
 
+def _mini_stage(config: WholeStageConfig, data: Path) -> Experiment:
+    from mplug.train.mini.experiment import open_stage
+
+    return open_stage(config, data)
+
+
+def _captioning(config: CaptionConfig, data: Path) -> Experiment:
+    from mplug.train.experiments.finetuning import captioning
+
+    return captioning(config, data)
+
+
+def _answering(config: VqaConfig, data: Path) -> Experiment:
+    from mplug.train.experiments.finetuning import answering
+
+    return answering(config, data)
+
+
+def _retrieval(config: RetrievalConfig, data: Path) -> Experiment:
+    from mplug.train.experiments.finetuning import retrieval
+
+    return retrieval(config, data)
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe(Generic[ConfigT]):
     """What `mplug train NAME` runs."""
 
     config: Callable[[], ConfigT]
     experiment: Callable[[ConfigT, Path], Experiment]
-    """Makes the experiment of a configuration and a data folder; this imports torch, the rest here does not."""
+    """Makes the experiment of a configuration and the path of its data; this imports torch, the rest here does not."""
 
 
-RECIPES: dict[str, Recipe[Any]] = {"mplug-mini": Recipe(mplug_mini, _mini_retrieval)}
+RECIPES: dict[str, Recipe[Any]] = {
+    "mplug-mini": Recipe(mplug_mini, _mini_retrieval),
+    "mplug-mini-matching": Recipe(mini.matching, _mini_stage),
+    "mplug-mini-writing": Recipe(mini.writing, _mini_stage),
+    "mplug-mini-rewarding": Recipe(mini.rewarding, _mini_stage),
+    "finetune-captioning": Recipe(finetune_captioning, _captioning),
+    "finetune-retrieval": Recipe(finetune_retrieval, _retrieval),
+    "finetune-vqa": Recipe(finetune_vqa, _answering),
+}
 
 
 def recipe(name: str) -> Recipe[Any]:

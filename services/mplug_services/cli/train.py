@@ -15,7 +15,13 @@ from mplug_services.cli.common import EXIT_OK, CliError, UsageError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("recipe", metavar="RECIPE", help="the recipe's name, or `list` or `plan`")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="pictures with captions.jsonl")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DATA",
+        help="for mplug-mini a folder of pictures with captions.jsonl; for the others rows of pictures and texts: a "
+        ".jsonl, .csv, .parquet or .tar file, a quoted pattern of them, or a Hugging Face-style folder",
+    )
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="checkpoints, logs and the trained model"
     )
@@ -61,9 +67,10 @@ def _check(options: argparse.Namespace, recipes: list[str]) -> None:
     if options.recipe not in recipes:
         raise UsageError(f"no recipe is named {options.recipe!r}; there are: {', '.join(recipes)}")
     if options.data is None or options.output is None:
-        raise UsageError("training takes --data FOLDER and --output FOLDER")
-    if not options.data.is_dir():
-        raise UsageError(f"--data {options.data} is not a folder")
+        raise UsageError("training takes --data DATA and --output FOLDER")
+    is_pattern = any(sign in str(options.data) for sign in "*?[{")
+    if not is_pattern and not options.data.exists():
+        raise UsageError(f"--data {options.data} does not exist")
     for override in options.overrides:
         if "=" not in override:
             raise UsageError(f"--set takes KEY=VALUE, not {override!r}")

@@ -72,7 +72,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["train", "unheard-of"], "unheard-of"),
         (["train", "mplug-mini"], "--data"),
         (["train", "plan", "--layers", "2"], "--parameters, --hidden"),
-        (["train", "mplug-mini", "--data", "gone", "--output", "out"], "gone is not a folder"),
+        (["train", "mplug-mini", "--data", "gone", "--output", "out"], "gone does not exist"),
     ],
 )
 def test_wrong_use_is_explained_without_a_traceback(

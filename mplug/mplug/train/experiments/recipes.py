@@ -56,6 +56,14 @@ class FinetuneConfig(MplugRunConfig):
 
     start: str = ""
     """The model to start from: a folder, or a shipped model's name."""
+    dev: str = ""
+    """Rows that the best checkpoint is chosen by, of any kind that data may have; empty: a part of the data."""
+    num_dev_images: int = 500
+    """Training pictures set aside for that, where the data publishes a split and none to choose by."""
+    held_out_percent: int = 10
+    """Share of the pictures set aside for that, where the data publishes no split."""
+    threads: int = 4
+    """That decode and augment pictures ahead of the model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
