@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +39,7 @@ from mplug.train.trainer import Trainer
 Output = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +213,7 @@ def test_what_cannot_be_is_refused_before_the_first_step(
     data = write_rows(tmp_path, **row)
     assert train("finetune-captioning", data, tmp_path / "out", settings(start, *values)) == 1
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "out" / "config.json").exists(), "nothing stands in the way of the next try"
 
 
 def test_rows_without_a_split_to_choose_by_are_refused(start: Path, tmp_path: Path, capsys: Output) -> None:

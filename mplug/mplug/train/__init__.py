@@ -37,8 +37,9 @@ def run(recipe: str, overrides: Sequence[str], *, data: Path, output: Path, resu
     settings = config.override(chosen.config(), overrides)
     with parallel.processes():
         if parallel.rank() == 0:
-            # Before data is read and a model built, which may take minutes.
-            run_state.RunFolder(output).claim(settings, resume=resume)
+            # Before data is read and a model built, which may take minutes; the trainer claims it after them, so that a
+            # run that was refused for its data leaves nothing to stand in the way of the next.
+            run_state.RunFolder(output).check(settings, resume=resume)
         with parallel.first_alone():
             experiment = chosen.experiment(settings, data)
-        return trainer.Trainer(experiment, settings, output).fit()
+        return trainer.Trainer(experiment, settings, output, resume=resume).fit()

@@ -47,25 +47,29 @@ class RunFolder:
         self.best = path / "output_best"
         self.export = path / "export"
         self.log_file = path / "log.jsonl"
+        self._claim = path / "config.json"
         self._checkpoints = path / "checkpoints"
         self._checkpoints.mkdir(parents=True, exist_ok=True)
 
     def claim(self, config: LoopConfig, *, resume: bool = True) -> None:
-        """Writes down whose folder this is, or finds it written.
+        """Writes down whose folder this is, or finds it written; errors as `check`."""
+        self.check(config, resume=resume)
+        if not self._claim.exists():
+            _write(self._claim, _as_text(config))
+
+    def check(self, config: LoopConfig, *, resume: bool = True) -> None:
+        """Whether a run may be here; writes nothing.
 
         Raises:
             MplugError: the folder holds a run and `resume` is false, or a run of another configuration.
         """
-        file = self.path / "config.json"
-        text = json.dumps(asdict(config), indent=2, ensure_ascii=False)
-        if not file.exists():
-            _write(file, text)
+        if not self._claim.exists():
             return
         if not resume:
             raise MplugError(
                 f"{self.path} holds a run already: continue it with --resume, or name another --output."
             )
-        if file.read_text(encoding="utf-8") != text:
+        if self._claim.read_text(encoding="utf-8") != _as_text(config):
             raise MplugError(f"{self.path} holds a run of another configuration: name another --output.")
 
     def latest(self) -> Path | None:
@@ -147,6 +151,10 @@ def _write_folder(target: Path, write: Callable[[Path], None]) -> None:
     temporary.rename(target)
     _sync_entry(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _as_text(config: LoopConfig) -> str:
+    return json.dumps(asdict(config), indent=2, ensure_ascii=False)
 
 
 def _write(file: Path, text: str) -> None:

@@ -95,7 +95,6 @@ class ScstConfig(FinetuneConfig):
 class VqaConfig(FinetuneConfig):
     """Fine-tuning for questions."""
 
-    max_answer_tokens: int = 10
     choices_file: str = ""
     """Answers to choose from in evaluation, one a line; empty: answers are generated, as in the reference."""
 
