@@ -5,6 +5,7 @@ weights, gradients and optimizer states; the weights are gathered while a step c
 call a model's modules in ways of their own. A run of one process goes through here untouched.
 """
 
+import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,9 @@ def processes() -> Iterator[None]:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
     try:
         yield
+        dist.barrier()  # a process that leaves while another still talks to it takes it down
     finally:
+        gc.collect()  # modules that were shared out hold on to the group in cycles
         dist.destroy_process_group()
 
 
