@@ -1,4 +1,4 @@
-.PHONY: demo test test-long lint types format proto bench clean
+.PHONY: demo kernels kernel-table gpu test test-long lint types format proto bench clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,6 +21,15 @@ $(VENV)/.bench: $(BIN)/python pyproject.toml
 
 demo: $(VENV)/.server ## ingest the shipped gallery and search it
 	$(BIN)/mplug demo
+
+kernels: $(VENV)/.server ## compile the CUDA kernels, where nvcc is; everything works without them
+	PYTHONPATH=kernels $(BIN)/python -m mplug_kernels.build
+
+kernel-table: $(VENV)/.server ## compile every kernel for every architecture; kernels/bench/compile_table.json
+	PYTHONPATH=kernels $(BIN)/python -m bench.compile_gate
+
+gpu: ## check and time the kernels on this machine's GPU; needs torch and numpy, writes kernels/bench/results
+	PYTHONPATH=kernels $(PYTHON) -m bench.gpu
 
 test: $(VENV)/.dev ## the suite
 	$(BIN)/python -m pytest -m 'not long'
@@ -51,4 +60,4 @@ bench: $(VENV)/.bench ## measure ratios and write them to docs/benchmarks.md
 	PYTHONPATH=tests $(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache

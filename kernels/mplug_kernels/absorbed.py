@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mplug_kernels import compiled
 from mplug_kernels.types import CrossWeights, sequences_per_memory, silence_empty
 
 
@@ -76,14 +77,22 @@ def attend_folded(
         (B, T, D).
     """
     heads, tokens = q_BHTM.shape[1:3]
-    rows_B1RM = q_BHTM.flatten(1, 2)[:, None].expand(len(memory_BNM), -1, -1, -1)
-    memory_B1NM = memory_BNM[:, None]
-    mask = None if memory_mask_BN is None else memory_mask_BN[:, None, None]
-    # One "head" as wide as the memory; float32 scores inside, whatever the dtype.
-    mixed_B1RM = F.scaled_dot_product_attention(
-        rows_B1RM, memory_B1NM, memory_B1NM, attn_mask=mask, scale=1.0
-    )
-    mixed_BHTM = mixed_B1RM.view(len(memory_BNM), heads, tokens, -1)
+    rows_BRM = q_BHTM.flatten(1, 2).expand(len(memory_BNM), -1, -1)
+    mixed_BHTM = _mix(rows_BRM, memory_BNM, memory_mask_BN).view(len(memory_BNM), heads, tokens, -1)
     value_HKM = weights.value_DM.view(heads, weights.head_width, -1)
     context_BTD = torch.einsum("bhtm,hkm->bthk", mixed_BHTM, value_HKM).flatten(2) + weights.value_bias_D
     return silence_empty(context_BTD, memory_mask_BN)
+
+
+def _mix(rows_BRM: Tensor, memory_BNM: Tensor, memory_mask_BN: Tensor | None) -> Tensor:
+    if memory_mask_BN is None:
+        mixed_BRM = compiled.attend_absorbed(rows_BRM, memory_BNM)
+        if mixed_BRM is not None:
+            return mixed_BRM
+    mask = None if memory_mask_BN is None else memory_mask_BN[:, None, None]
+    memory_B1NM = memory_BNM[:, None]
+    # One "head" as wide as the memory; float32 scores inside, whatever the dtype.
+    mixed_B1RM = F.scaled_dot_product_attention(
+        rows_BRM[:, None], memory_B1NM, memory_B1NM, attn_mask=mask, scale=1.0
+    )
+    return mixed_B1RM.squeeze(1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from mplug_kernels import compiled
 from mplug_kernels.types import CrossWeights, sequences_per_memory, silence_empty
 
 
@@ -61,10 +62,14 @@ def attend(
     memories = key_values.key_BHNK.shape[0]
     sequences_per_memory(x_SLD, memories)
     q_SLD = F.linear(x_SLD, weights.query_DD, weights.query_bias_D)
-    q_BHTK = q_SLD.view(memories, -1, weights.num_heads, weights.head_width).transpose(1, 2)
+    q_BTHK = q_SLD.view(memories, -1, weights.num_heads, weights.head_width)
+    if memory_mask_BN is None:
+        context_BTHK = compiled.attend_cached(q_BTHK, key_values.key_BHNK, key_values.value_BHNK)
+        if context_BTHK is not None:
+            return context_BTHK.reshape(x_SLD.shape)
     mask = None if memory_mask_BN is None else memory_mask_BN[:, None, None]
     context_BHTK = F.scaled_dot_product_attention(
-        q_BHTK, key_values.key_BHNK, key_values.value_BHNK, attn_mask=mask
+        q_BTHK.transpose(1, 2), key_values.key_BHNK, key_values.value_BHNK, attn_mask=mask
     )
     context_BTD = silence_empty(context_BHTK.transpose(1, 2).flatten(2), memory_mask_BN)
     return context_BTD.reshape(x_SLD.shape)

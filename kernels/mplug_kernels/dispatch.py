@@ -11,16 +11,28 @@ A step takes the longer of its arithmetic and its memory traffic. `PLAIN` projec
 `CACHED` projects once, `ABSORBED` never. In arithmetic alone, absorbing beats projecting for texts shorter than about
 D / (H - 1) tokens, and attending to what is cached always beats both; in traffic, absorbing beats the cache when N is
 greater than 4 R and some.
+
+`kernel_for` then says whether a compiled kernel computes the form, which only a committed result can bring about (see
+`results`); `explain` says why it does not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 
+from mplug_kernels import library, ops, results
 from mplug_kernels.rates import Rates
+from mplug_kernels.results import Call, Decision
+from mplug_kernels.variants import Variant
+
+_forced: ContextVar[tuple[Variant, ...] | None] = ContextVar("forced", default=None)
 
 
 class Form(enum.Enum):
@@ -97,6 +109,70 @@ def seconds(problem: Problem, rates: Rates) -> dict[Form, float]:
         Form.CACHED: project + problem.steps * attend,
         Form.ABSORBED: problem.steps * _absorb_seconds(problem, rates),
     }
+
+
+@contextlib.contextmanager
+def forcing(*variants: Variant) -> Iterator[None]:
+    """Have these kernels' operators run wherever their form is computed, whatever is known of them; none: plain torch.
+
+    For tests and measurements. On a CPU the operators are plain torch themselves.
+    """
+    token = _forced.set(variants)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def kernel_for(call: Call, device: torch.device) -> Decision:
+    """The compiled kernel for a call, if there is one that may run by default."""
+    forced = _forced.get()
+    if forced is not None:
+        for variant in forced:
+            if variant.absorbed is call.absorbed:
+                splits = variant.splits(call.images, call.rows, call.keys, _processors(device))
+                return Decision(variant, splits, "forced")
+        return Decision(None, 1, "forced")
+    if device.type != "cuda":
+        return Decision(None, 1, f"compiled for CUDA, not for {device.type}")
+    if ops.LIBRARY.path is None:
+        return Decision(None, 1, ops.LIBRARY.reason)
+    return _decide(call, torch.cuda.get_device_capability(device))
+
+
+def explain(device: torch.device) -> dict[str, str]:
+    """For every compiled kernel, whether it may run by default on a device, and why not where it may not."""
+    if device.type != "cuda":
+        return {
+            variant.value: f"plain torch: compiled for CUDA, not for {device.type}" for variant in Variant
+        }
+    if ops.LIBRARY.path is None:
+        return {variant.value: f"plain torch: {ops.LIBRARY.reason}" for variant in Variant}
+    return explain_capability(torch.cuda.get_device_capability(device), library.hash_of(ops.LIBRARY.path))
+
+
+def explain_capability(capability: tuple[int, int], source_hash: str | None) -> dict[str, str]:
+    """The same for an architecture, by capability, and a library, by the hash of its sources."""
+    said = {}
+    for variant in Variant:
+        run, reason = results.right(variant, capability, source_hash, results.committed())
+        said[variant.value] = (
+            f"compiled, where it was measured to be faster: {reason}" if run else f"plain torch: {reason}"
+        )
+    return said
+
+
+@functools.lru_cache(maxsize=1024)
+def _decide(call: Call, capability: tuple[int, int]) -> Decision:
+    assert ops.LIBRARY.path is not None
+    return results.decide(call, capability, library.hash_of(ops.LIBRARY.path), results.committed())
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count
 
 
 def _project_seconds(p: Problem, rates: Rates) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mplug.decoder_state import DecoderState
 from mplug.layers import CrossLayer
 from mplug.packed_linear import PackedLinear
+from mplug_kernels import compiled
 from mplug_kernels.cached import KeyValues
 
 
@@ -71,8 +72,10 @@ class _PackedLayer:
 
     def project(self, memory_BNM: Tensor) -> KeyValues:
         shape = (*memory_BNM.shape[:2], 2, self._num_heads, -1)
-        key_value_2BHNK = self._cross_key_value(memory_BNM).view(shape).permute(2, 0, 3, 1, 4)
-        return KeyValues(key_value_2BHNK[0], key_value_2BHNK[1])
+        key_value_2BNHK = self._cross_key_value(memory_BNM).view(shape).movedim(2, 0)
+        if memory_BNM.is_cuda:  # compiled kernels read either alone, without gaps
+            key_value_2BNHK = key_value_2BNHK.contiguous()
+        return KeyValues(key_value_2BNHK[0].transpose(1, 2), key_value_2BNHK[1].transpose(1, 2))
 
     def __call__(self, x_SLD: Tensor, state: DecoderState, mask: Tensor | None) -> Tensor:
         x_SLD = self._norm(x_SLD + self._attend_to_text(x_SLD, state, mask))
@@ -114,6 +117,10 @@ def attend_to_memory(query_SLD: Tensor, number: int, state: DecoderState) -> Ten
     cross = state.cross[number]
     num_heads = cross.key_BHNK.shape[1]
     query_BPHK = query_SLD.reshape(state.num_images, -1, num_heads, query_SLD.shape[-1] // num_heads)
+    if state.memory_mask_B11N is None:
+        compiled_BPHK = compiled.attend_cached(query_BPHK, cross.key_BHNK, cross.value_BHNK)
+        if compiled_BPHK is not None:
+            return compiled_BPHK.reshape(query_SLD.shape)
     out_BHPK = F.scaled_dot_product_attention(
         query_BPHK.transpose(1, 2), cross.key_BHNK, cross.value_BHNK, attn_mask=state.memory_mask_B11N
     )
