@@ -1,12 +1,11 @@
-"""What mplug-mini's float32 weights make of the gallery, kept to hold the shipped int8 rows against.
+"""What the shipped mplug-mini makes of the gallery, kept so that a change of code that moves its vectors is seen.
 
-The float32 weights are not part of the repository. After a training run:
+An index made yesterday must answer today. After new weights:
 
-    PYTHONPATH=tests python -m golden.mini_vectors RUN/output_best
+    PYTHONPATH=tests python -m golden.mini_vectors
 """
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from mplug.text.tokenizer import pad
 from mplug.train.features import View, view_pixels
 
 GALLERY = Path(__file__).parents[2] / "examples" / "gallery"
-FILE = Path(__file__).parent / "mini" / "float32.safetensors"
+FILE = Path(__file__).parent / "mini" / "vectors.safetensors"
 EVERY = 4
 """Each fourth picture of the gallery."""
 
@@ -57,10 +56,10 @@ def vectors(model: ContrastiveModel) -> dict[str, Tensor]:
 
 
 def stored() -> dict[str, Tensor]:
-    """The float32 weights' vectors, kept as float16."""
+    """The vectors, kept as float16."""
     return {name: tensor.float() for name, tensor in load_file(FILE).items()}
 
 
 if __name__ == "__main__":
     FILE.parent.mkdir(exist_ok=True)
-    save_file({name: tensor.half() for name, tensor in vectors(mplug.load(sys.argv[1])).items()}, FILE)
+    save_file({name: tensor.half() for name, tensor in vectors(mplug.load("mplug-mini")).items()}, FILE)

@@ -61,11 +61,7 @@ def test_the_same_thing_in_two_languages_lies_near(mini: ContrastiveModel) -> No
     assert (english @ chinese.T).argmax(1).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("name", "worst"), [("pictures", 0.999), ("label", 0.999), ("label_zh", 0.98)])
-def test_int8_rows_make_the_vectors_of_the_float32_weights(
-    mini: ContrastiveModel, name: str, worst: float
-) -> None:
+@pytest.mark.parametrize("name", ["pictures", "label", "label_zh"])
+def test_its_vectors_are_those_of_the_day_it_came(mini: ContrastiveModel, name: str) -> None:
     cosine = (mini_vectors.vectors(mini)[name] * mini_vectors.stored()[name]).sum(1)
-    assert cosine.mean() >= 0.999
-    # Of the Chinese labels 22 of 118 fall short; coconut farthest, an outlier in the first feed-forward block.
-    assert cosine.min() >= worst
+    assert cosine.min() >= 0.9999
