@@ -5,13 +5,15 @@ python experiment_runs.py OUTPUT [KEY=VALUE …]
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from experiment_cases import calm, setup, text_batch
 from golden.mplug_cases import tiny
@@ -41,6 +43,19 @@ def weight_norm(model: nn.Module) -> dict[str, float]:
     return {"metric": sum(float(each.norm()) for each in model.parameters())}
 
 
+class Watched(PretrainingExperiment):
+    """Sees which parameters are whole when all blocks have computed and the backward pass has not begun."""
+
+    held: tuple[str, ...] = ()
+
+    def losses(self, step: int, part: int) -> Mapping[str, Tensor]:
+        terms = super().losses(step, part)
+        self.held = tuple(
+            name for name, each in self.model.named_parameters() if not isinstance(each, DTensor)
+        )
+        return terms
+
+
 def train(output: Path, settings: Sequence[str] = ()) -> Trainer:
     torch.set_num_threads(1)
     config = override(ToyPretraining(), settings)
@@ -51,9 +66,11 @@ def train(output: Path, settings: Sequence[str] = ()) -> Trainer:
         def batches(step: int, part: int) -> TextBatch:
             return text_batch(step, part)
 
-        experiment = PretrainingExperiment(model, config.objective, setup(batches, weight_norm))
+        experiment = Watched(model, config.objective, setup(batches, weight_norm))
         trainer = Trainer(experiment, config, output)
         trainer.fit()
+        if parallel.rank() == 0:
+            (output / "held.json").write_text(json.dumps(experiment.held))
     return trainer
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from experiment_cases import calm
-from golden.mplug_cases import tiny, tiny_whole_config
+from golden.mplug_cases import small_vocab, tiny, tiny_whole_config
 from mplug.checkpoints import native
 from mplug.config import GenerationDefaults
 from mplug.train.experiments.models import WholeModel
@@ -86,13 +89,39 @@ def settings(start: Path, *more: str) -> list[str]:
     ]
 
 
-def command(recipe: str, data: Path, output: Path, values: Sequence[str]) -> list[str]:
+def anew(start: Path, folder: Path, *more: str) -> list[str]:
+    """Settings of pretraining a model of the start's shape from nothing but a vocabulary."""
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("".join(f"{piece}\n" for piece in small_vocab(130)))
+    values = [value for value in settings(start) if not value.startswith("start=")]
+    return [*values, f"shape={start}", f"vocabulary={vocabulary}", "objective.contrast.queue_size=12", *more]
+
+
+def command(recipe: str, data: str | Path | Sequence[str], output: Path, values: Sequence[str]) -> list[str]:
+    parts = [str(data)] if isinstance(data, str | Path) else data
+    given = [word for part in parts for word in ("--data", part)]
     changes = [word for value in values for word in ("--set", value)]
-    return ["train", recipe, "--data", str(data), "--output", str(output), *changes]
+    return ["train", recipe, *given, "--output", str(output), *changes]
 
 
-def train(recipe: str, data: Path, output: Path, values: Sequence[str], *more: str) -> int:
+def train(
+    recipe: str, data: str | Path | Sequence[str], output: Path, values: Sequence[str], *more: str
+) -> int:
     return main([*command(recipe, data, output, values), *more])
+
+
+def train_together(recipe: str, data: Path, output: Path, values: Sequence[str]) -> None:
+    """The same command on two processes."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "mplug_services.cli", *command(recipe, data, output, values)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def losses(output: Path) -> list[float]:

@@ -1,8 +1,10 @@
 """VQA accuracy as the VQA challenge counts it, by type of question.
 
-The rules are those of the challenge's own evaluation (GT-Vision-Lab/VQA, PythonEvaluationTools, `vqaEval.py`), with one
-difference: people's answers are normalised as the model's is. The challenge's script expects them normalised in its
-files, and leaves those that all ten gave alike as they are, so that "t-shirt" can never be right.
+The rules are those of the challenge's own evaluation (GT-Vision-Lab/VQA, PythonEvaluationTools, `vqaEval.py`), with two
+differences. People's answers are normalised as the model's is: the challenge's script expects them normalised in its
+files, and leaves those that all ten gave alike as they are, so that "t-shirt" can never be right. And where fewer than
+ten people answered, which the challenge does not know, k of n who agree count as 10 k / n of ten: of five people's
+answers each counts twice, a single known answer is ten people's.
 """
 
 from __future__ import annotations
@@ -78,15 +80,16 @@ def accuracy(answer: str, given: Sequence[str]) -> float:
 
     Args:
         answer: the model's.
-        given: people's. Of ten or more: the mean, over all ways of leaving one person out, of
-            min(number of others who gave this answer / 3, 1). Of fewer: 1 if it is one of them.
+        given: people's, one of each; at least one. The mean, over all ways of leaving one person out, of
+            min(number of others who gave this answer / 3, 1), fewer than ten people counted as if they were ten.
     """
     normal = normalise(answer)
-    matches = [normalise(each) == normal for each in given]
-    if len(given) < VOTES:
-        return float(any(matches))
-    same = sum(matches)
-    return sum(min((same - match) / AGREEING, 1.0) for match in matches) / len(given)
+    people = max(VOTES, len(given))
+    same = sum(normalise(each) == normal for each in given) * people / len(given)
+    if not same:
+        return 0.0
+    left_out = same * min((same - 1) / AGREEING, 1.0) + (people - same) * min(same / AGREEING, 1.0)
+    return left_out / people
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,9 @@ class VqaScores:
     """The mean over all questions."""
     by_type: Mapping[str, TypeScore]
     """In the alphabet's order."""
+    num_scaled: int
+    """Questions that fewer than ten people answered, whose votes are scaled to ten (`accuracy`): where there are some,
+    the numbers are not the challenge's."""
 
     def metrics(self) -> dict[str, float]:
         """By name: accuracy and baseline, overall and of each type."""
@@ -153,7 +159,7 @@ def score(
         question_only=sum(share[kind] * each.question_only for kind, each in by_type.items()),
         count=len(types),
     )
-    return VqaScores(overall, by_type)
+    return VqaScores(overall, by_type, sum(len(each) < VOTES for each in given))
 
 
 def _score_type(rows: Sequence[int], ours: Sequence[float], theirs: Sequence[Sequence[float]]) -> TypeScore:

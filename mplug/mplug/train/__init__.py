@@ -3,8 +3,14 @@
 Importing this package imports no torch; `run` does.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mplug.train.readers import Data
 
 
 def recipe_names() -> list[str]:
@@ -14,14 +20,16 @@ def recipe_names() -> list[str]:
     return sorted(RECIPES)
 
 
-def run(recipe: str, overrides: Sequence[str], *, data: Path, output: Path, resume: bool = True) -> Path:
+def run(
+    recipe: str, overrides: Sequence[str], *, data: Data, output: str | Path, resume: bool = True
+) -> Path:
     """Trains by a recipe.
 
     Args:
         recipe: One of `recipe_names`.
         overrides: ``dotted.name=value`` settings, see `mplug.train.config.override`.
-        data: For mplug-mini the folder with the captions file and its images; for fine-tuning whatever
-            `mplug.train.readers.open_source` takes.
+        data: For mplug-mini the folder with the captions file and its images; for the others one part or several,
+            such as ``["mine.jsonl", "public.parquet=0.5"]``, see `mplug.train.readers.parts`.
         output: Folder of the run; a run found there is continued.
         resume: False refuses to continue.
 
@@ -39,7 +47,7 @@ def run(recipe: str, overrides: Sequence[str], *, data: Path, output: Path, resu
         if parallel.rank() == 0:
             # Before data is read and a model built, which may take minutes; the trainer claims it after them, so that a
             # run that was refused for its data leaves nothing to stand in the way of the next.
-            run_state.RunFolder(output).check(settings, resume=resume)
+            run_state.RunFolder(Path(output)).check(settings, resume=resume)
         with parallel.first_alone():
             experiment = chosen.experiment(settings, data)
-        return trainer.Trainer(experiment, settings, output, resume=resume).fit()
+        return trainer.Trainer(experiment, settings, Path(output), resume=resume).fit()

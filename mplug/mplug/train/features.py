@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from mplug.image_encoder import ImageEncoder
 from mplug.images import decode_image
@@ -88,7 +88,7 @@ class FeatureCache(RowsOfViews):
     """Maps (C, h, w) of views."""
 
     def read(self, keys: Sequence[tuple[str, int]]) -> Tensor:
-        """Float32 (B, C, h, w) of (path, view number) pairs."""
+        """Float32 (B, C, h, w) of (path, view number) pairs, on the processor."""
         maps = np.stack([self.row(key) for key in keys])
         return torch.from_numpy(maps).float().contiguous(memory_format=torch.channels_last)
 
@@ -150,12 +150,13 @@ def fill_rows(
 def _read_ahead(
     views: Sequence[View], start: int, read: Callable[[View], NDArray[np.uint8]]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Batches of pixels and where they begin; the next one is decoded while this one is used."""
+    """Batches of pixels and where they begin; the next ones are decoded while this one is used."""
     starts = range(start, len(views), _BATCH)
-    with ThreadPoolExecutor(1) as pool:
-        coming = deque(pool.submit(_stack, views[s : s + _BATCH], read) for s in starts[:1])
+    ahead = max(1, (os.cpu_count() or 1) // 2)
+    with ThreadPoolExecutor(ahead) as pool:
+        coming = deque(pool.submit(_stack, views[s : s + _BATCH], read) for s in starts[:ahead])
         for position, here in enumerate(starts):
-            for after in starts[position + 1 : position + 2]:
+            for after in starts[position + ahead : position + ahead + 1]:
                 coming.append(pool.submit(_stack, views[after : after + _BATCH], read))
             yield here, coming.popleft().result()
 
@@ -171,12 +172,19 @@ def cache_root() -> Path:
 
 def _stem(encoder: ImageEncoder, pixels: NDArray[np.uint8], depth: int) -> NDArray[np.float16]:
     with torch.inference_mode():
-        return encoder.stem(torch.from_numpy(pixels), depth).to(torch.float16).numpy()
+        maps = encoder.stem(torch.from_numpy(pixels).to(device_of(encoder)), depth)
+    return maps.to(torch.float16).cpu().numpy()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights are."""
+    return next(module.parameters()).device
 
 
 def _cache_key(views: list[View], encoder: ImageEncoder, depth: int, min_crop: float) -> str:
     digest = hashlib.sha256()
-    precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    kind = device_of(encoder).type
+    precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     digest.update(f"{encoder.preprocess} {depth} {min_crop} {encoder.config.backbone} {precision}".encode())
     for view in views:
         digest.update(f"{view.path} {view.number} {view.flip}\n".encode())
@@ -187,7 +195,7 @@ def _cache_key(views: list[View], encoder: ImageEncoder, depth: int, min_crop: f
             continue  # trained, not cached
         if name.removeprefix("tower.").startswith(("conv_head", "bn2")):
             continue
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:24]
 
 

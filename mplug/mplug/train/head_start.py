@@ -37,7 +37,7 @@ def fit_heads(
         config: The run's; its `head_start` says how long.
     """
     start, chance = config.head_start, random.Random(f"{config.seed} head start")
-    with autocast(config.precision):
+    with autocast(config.precision, model.device.type):
         pooled, view_row = _pooled_views(model, images, cache, config.frozen_blocks)
         states, caption_row = _pooled_captions(model, images)
     heads = [parameter for name, parameter in model.named_parameters() if name.startswith(HEADS)]
@@ -49,7 +49,7 @@ def fit_heads(
         batch = chance.sample(images, start.batch_size)
         views = [view_row[image.path, chance.randrange(cache.num_views(image.path))] for image in batch]
         captions = [caption_row[chance.choice(image.captions)] for image in batch]
-        image_BD = F.dropout(pooled[views].float(), config.itc.image_dropout)
+        image_BD = F.dropout(pooled[views].to(model.device).float(), config.itc.image_dropout)
         text_BD = F.dropout(states[captions], _TEXT_DROPOUT)
         loss = _loss(model, image_BD, text_BD, batch, config.itc.max_scale)
         optimizer.zero_grad()
@@ -67,9 +67,9 @@ def _loss(
     max_scale: float,
 ) -> Tensor:
     image_BE = model.project_image(model.image_encoder.adapter(image_BD[:, None]))
-    one_token_B1 = torch.ones(len(batch), 1, dtype=torch.bool)
+    one_token_B1 = torch.ones(len(batch), 1, dtype=torch.bool, device=text_BD.device)
     text_BE = model.project_text(text_BD[:, None], one_token_B1)
-    identities = identity_numbers([image.identity for image in batch])
+    identities = identity_numbers([image.identity for image in batch]).to(text_BD.device)
     return itc_loss(image_BE, text_BE, identities, model.logit_scale.exp().clamp(max=max_scale))
 
 
@@ -80,8 +80,9 @@ def _pooled_views(
     keys = sorted({(image.path, view) for image in images for view in range(cache.num_views(image.path))})
     out = torch.empty(len(keys), model.config.image_encoder.width, dtype=torch.float16)
     for first in range(0, len(keys), _BATCH):
+        features = cache.read(keys[first : first + _BATCH]).to(model.device)
         with torch.no_grad():
-            maps = model.image_encoder.backbone.trunk(cache.read(keys[first : first + _BATCH]), depth)
+            maps = model.image_encoder.backbone.trunk(features, depth)
         out[first : first + _BATCH] = maps[:, 0]
     return out, {key: row for row, key in enumerate(keys)}
 
@@ -94,7 +95,10 @@ def _pooled_captions(
     tokens = model.tokenizer.encode_batch(captions)
     rows = []
     for first in range(0, len(captions), _BATCH):
-        ids, mask = (torch.from_numpy(a) for a in pad(tokens[first : first + _BATCH], model.tokenizer.pad_id))
+        ids, mask = (
+            torch.from_numpy(a).to(model.device)
+            for a in pad(tokens[first : first + _BATCH], model.tokenizer.pad_id)
+        )
         with torch.no_grad():
             rows.append(model.pool_text(model.encode_text(ids, mask), mask).float())
     return torch.cat(rows), {caption: row for row, caption in enumerate(captions)}

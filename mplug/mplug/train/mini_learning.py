@@ -61,7 +61,7 @@ def depthwise_in_float32(model: RetrievalModel, frozen_blocks: int) -> None:
 
 def _without_autocast(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def run(features: Tensor) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(features.device.type, enabled=False):
             return forward(features.float())
 
     return run

@@ -1,8 +1,8 @@
 """One run on several processes, which torchrun starts: each computes its share of a step's parts.
 
 With ``sharding="none"`` each process holds the whole model, and gradients are averaged. With ``full`` FSDP2 shares out
-weights, gradients and optimizer states; the weights are gathered while a step computes, all at once, since experiments
-call a model's modules in ways of their own. A run of one process goes through here untouched.
+weights, gradients and optimizer states; a step gathers what belongs to no block (embeddings, heads) for all its length,
+and each block of a stack only while it computes. A run of one process goes through here untouched.
 """
 
 import gc
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mplug.errors import MplugError
@@ -49,6 +50,15 @@ def world() -> int:
 def rank() -> int:
     """Which of them this is; the one numbered 0 writes and evaluates."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def own_device() -> torch.device:
+    """Where this process trains: its GPU where there is one, else the processor."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
 
 
 @contextmanager
@@ -124,14 +134,19 @@ class Losses(nn.Module):
 def shard(losses: Losses, sharding: str) -> None:
     """Shares out the model's parameters, but for scalars, if `sharding` says so and there are processes.
 
+    Blocks (`blocks.model_blocks`) are gathered when they are called as modules. Who reads their weights in another way,
+    such as a decoder that packs them, does so within `whole`.
+
     Raises:
         MplugError: another sharding.
     """
     if sharding not in SHARDINGS:
         raise MplugError(f"sharding={sharding!r}: there are {', '.join(SHARDINGS)}.")
     if sharding == "full" and world() > 1:
-        from torch.distributed.fsdp import fully_shard
+        from mplug.train.blocks import model_blocks
 
+        for block in model_blocks(losses.model):
+            fully_shard(block)
         fully_shard(losses, ignored_params={p for p in losses.parameters() if p.dim() == 0})
 
 
@@ -151,7 +166,10 @@ def share_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 @contextmanager
 def whole(model: nn.Module) -> Iterator[None]:
-    """Within this block all parameters are whole tensors, for all that is not a step; changes are lost."""
+    """Within this block all parameters are whole tensors, for all that is not a step; changes are lost.
+
+    Nothing is gathered in it, so that one process may run the model alone.
+    """
     places = [
         (module, name, parameter)
         for module in model.modules()
@@ -166,10 +184,30 @@ def whole(model: nn.Module) -> Iterator[None]:
     for module, name, parameter in places:
         module._parameters[name] = whole_of[id(parameter)]
     try:
-        yield
+        with _without_gathering(model):
+            yield
     finally:
         for module, name, parameter in places:
             module._parameters[name] = parameter
+
+
+@contextmanager
+def _without_gathering(model: nn.Module) -> Iterator[None]:
+    """Takes away the hooks of blocks that are shared out: nobody else's are on them."""
+    hooks = [
+        each
+        for module in model.modules()
+        if isinstance(module, FSDPModule)
+        for each in (module._forward_pre_hooks, module._forward_hooks)
+    ]
+    kept = [dict(each) for each in hooks]
+    for each in hooks:
+        each.clear()
+    try:
+        yield
+    finally:
+        for each, before in zip(hooks, kept, strict=True):
+            each.update(before)
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ For a transformer of P parameters, L layers and width D, on T tokens a sequence,
                  attention matrices; 8 P + 16 L D T with layers computed again; 2 P less for what is frozen
     time         operations of all tokens / (devices x peak x utilisation)
 
-Sharded over N devices (`mplug.train.parallel`), weights, gradients and moments are 1/N each, but a step gathers all
-weights at once and holds all gradients until they are shared out: 4 P (weights) + 2 P (copies) + 4 P (gradients) more.
+Sharded over N devices (`mplug.train.parallel`), weights, gradients and moments are 1/N each. A step holds whole, with
+4 bytes of weight and 4 of gradient each, the output matrix, V D, which is in no block, and two blocks of (P - V D) / L:
+the one that computes and the next. The copies of autocast, 2 P, stay whole until the backward pass has used them.
 """
 
 from __future__ import annotations
@@ -107,7 +108,9 @@ def memory(size: ModelSize, work: Workload, devices: int = 1) -> Memory:
     copies = _BFLOAT16 * size.parameters if work.precision == "bfloat16" else 0.0
     gathered = 0.0
     if work.sharding == "full" and devices > 1:
-        gathered = _FLOAT32 * (size.parameters + trained) + copies
+        outside = min(size.vocab * size.hidden, size.parameters)
+        at_once = outside + 2 * (size.parameters - outside) / size.layers
+        gathered = _FLOAT32 * (1 + size.trained_share) * min(at_once, size.parameters) + copies
         copies = 0.0
     shards = devices if work.sharding == "full" else 1
     return Memory(

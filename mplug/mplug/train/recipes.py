@@ -17,13 +17,18 @@ from mplug.preprocess import PreprocessConfig
 from mplug.train.config import InitialWeights, LoopConfig, MiniRetrievalConfig
 from mplug.train.experiments.recipes import (
     CaptionConfig,
+    PretrainConfig,
     RetrievalConfig,
+    ScstConfig,
     VqaConfig,
     finetune_captioning,
+    finetune_captioning_scst,
     finetune_retrieval,
     finetune_vqa,
+    pretrain,
 )
 from mplug.train.mini import config as mini
+from mplug.train.readers.parts import Data, single_folder
 
 if TYPE_CHECKING:
     from mplug.train.experiment import Experiment
@@ -67,34 +72,46 @@ def mplug_mini() -> MiniRetrievalConfig:
     )
 
 
-def _mini_retrieval(config: MiniRetrievalConfig, data: Path) -> Experiment:
+def _mini_retrieval(config: MiniRetrievalConfig, data: Data) -> Experiment:
     from mplug.train.experiments.mini_retrieval import MiniRetrieval
 
-    return MiniRetrieval(config, data)
+    return MiniRetrieval(config, single_folder(data))
 
 
-def _mini_stage(config: WholeStageConfig, data: Path) -> Experiment:
+def _mini_stage(config: WholeStageConfig, data: Data) -> Experiment:
     from mplug.train.mini.experiment import open_stage
 
-    return open_stage(config, data)
+    return open_stage(config, single_folder(data))
 
 
-def _captioning(config: CaptionConfig, data: Path) -> Experiment:
+def _captioning(config: CaptionConfig, data: Data) -> Experiment:
     from mplug.train.experiments.finetuning import captioning
 
     return captioning(config, data)
 
 
-def _answering(config: VqaConfig, data: Path) -> Experiment:
+def _rewarded_captioning(config: ScstConfig, data: Data) -> Experiment:
+    from mplug.train.experiments.finetuning import rewarded_captioning
+
+    return rewarded_captioning(config, data)
+
+
+def _answering(config: VqaConfig, data: Data) -> Experiment:
     from mplug.train.experiments.finetuning import answering
 
     return answering(config, data)
 
 
-def _retrieval(config: RetrievalConfig, data: Path) -> Experiment:
+def _retrieval(config: RetrievalConfig, data: Data) -> Experiment:
     from mplug.train.experiments.finetuning import retrieval
 
     return retrieval(config, data)
+
+
+def _pretraining(config: PretrainConfig, data: Data) -> Experiment:
+    from mplug.train.experiments.pretraining_on_rows import pretraining
+
+    return pretraining(config, data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +119,8 @@ class Recipe(Generic[ConfigT]):
     """What `mplug train NAME` runs."""
 
     config: Callable[[], ConfigT]
-    experiment: Callable[[ConfigT, Path], Experiment]
-    """Makes the experiment of a configuration and the path of its data; this imports torch, the rest here does not."""
+    experiment: Callable[[ConfigT, Data], Experiment]
+    """Makes the experiment of a configuration and its data; this imports torch, the rest here does not."""
 
 
 RECIPES: dict[str, Recipe[Any]] = {
@@ -112,8 +129,10 @@ RECIPES: dict[str, Recipe[Any]] = {
     "mplug-mini-writing": Recipe(mini.writing, _mini_stage),
     "mplug-mini-rewarding": Recipe(mini.rewarding, _mini_stage),
     "finetune-captioning": Recipe(finetune_captioning, _captioning),
+    "finetune-captioning-scst": Recipe(finetune_captioning_scst, _rewarded_captioning),
     "finetune-retrieval": Recipe(finetune_retrieval, _retrieval),
     "finetune-vqa": Recipe(finetune_vqa, _answering),
+    "pretrain": Recipe(pretrain, _pretraining),
 }
 
 

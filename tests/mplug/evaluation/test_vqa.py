@@ -50,10 +50,36 @@ def test_ten_people(agreeing: int, expected: float) -> None:
     assert accuracy("the red", given_answers) == pytest.approx(expected)
 
 
-def test_fewer_people_agree_with_any_of_them() -> None:
-    assert accuracy("two", ["2"]) == 1
-    assert accuracy("3", ["2"]) == 0
-    assert accuracy("grey", ["gray", "grey"]) == 1
+@pytest.mark.parametrize(
+    ("agreeing", "people", "expected"),
+    # k of n people count as 10 k / n of ten.
+    [
+        (1, 1, 1),
+        (0, 1, 0),
+        (1, 2, 1),
+        (1, 3, (10 / 3 * 7 / 9 + 20 / 3) / 10),
+        (1, 5, 0.6),
+        (2, 5, 1),
+        (1, 9, 1 / 3),
+    ],
+)
+def test_fewer_people_count_as_if_they_were_ten(agreeing: int, people: int, expected: float) -> None:
+    given_answers = ["Red."] * agreeing + [f"other {number}" for number in range(people - agreeing)]
+    assert accuracy("the red", given_answers) == pytest.approx(expected)
+
+
+@given(st.lists(st.sampled_from(["red", "blue", "a dog"]), min_size=5, max_size=5))
+def test_five_people_are_ten_of_whom_each_answers_twice(people: list[str]) -> None:
+    assert accuracy("Dog", people) == pytest.approx(accuracy("Dog", people * 2))
+
+
+@given(st.integers(1, 12), st.data())
+def test_one_more_who_agrees_never_makes_an_answer_worse(people: int, data: st.DataObject) -> None:
+    agreeing = data.draw(st.integers(0, people - 1))
+    less, more = (
+        accuracy("dog", ["dog"] * count + ["cat"] * (people - count)) for count in (agreeing, agreeing + 1)
+    )
+    assert 0 <= less <= more <= 1 + 1e-12
 
 
 @given(st.lists(st.sampled_from(["red", "blue", "a dog"]), min_size=10, max_size=12))
@@ -131,6 +157,14 @@ def test_scores_stand_beside_the_better_rule_of_each_type() -> None:
     assert scores.by_type["animal"].gain == -50
     assert scores.metrics()["question_only_animal"] == 100
     assert scores.metrics()["vqa"] == 50
+    assert scores.num_scaled == 4
+
+
+def test_scores_say_how_many_questions_fewer_than_ten_answered() -> None:
+    given_answers = [["dog"] * 10, ["dog", "cat", "cat", "cat", "cat"]]
+    scores = vqa.score(["dog", "dog"], [["cat", "cat"]], given_answers, ["", ""])
+    assert scores.overall.accuracy == pytest.approx(80)
+    assert scores.num_scaled == 1
 
 
 def test_scores_need_one_of_each() -> None:

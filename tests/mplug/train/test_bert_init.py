@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from experiment_cases import setup, text_batch
+from finetuning_runs import save_start, write_rows
 from golden.mplug_cases import small_vocab, some_text, tiny, tiny_whole_config
 from mplug.config import TextEncoderConfig
 from mplug.errors import MplugError
@@ -22,8 +23,11 @@ from mplug.train.bert_init import (
     start_fusion_encoder,
     start_text_encoder,
 )
+from mplug.train.config import override
 from mplug.train.experiments.models import WholeModel
 from mplug.train.experiments.pretraining import PretrainingExperiment
+from mplug.train.experiments.pretraining_on_rows import pretraining
+from mplug.train.experiments.recipes import PretrainConfig, pretrain
 from mplug.train.experiments.settings import PretrainingObjective
 
 LAYERS, WIDTH, INNER, PIECES, POSITIONS = 6, 48, 64, 120, 40
@@ -193,3 +197,22 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     deep = dataclasses.replace(config.text_encoder, layers=LAYERS + 1)
     with pytest.raises(MplugError, match="text_encoder is 48 wide and has 7 layers"):
         start_text_encoder(TextEncoder(deep), read_bert(folder), VOCAB)
+
+
+def test_the_recipe_starts_the_text_side_and_the_head_of_masked_words_from_a_folder(
+    folder: Path, tmp_path: Path
+) -> None:
+    start = save_start(tmp_path / "start")
+    (tmp_path / "rows").mkdir()
+    values = [f"shape={start}", f"bert={folder}", "batch_size=6", "image_size=32", "max_text_tokens=12"]
+    config: PretrainConfig = override(pretrain(), [*values, "objective.contrast.queue_size=12"])
+    experiment = pretraining(config, write_rows(tmp_path / "rows"))
+    assert list(experiment.trained.tokenizer.vocab) == BERT_VOCAB
+    tensors, found = bert_tensors(), experiment.model.state_dict()
+    for ours, theirs in {
+        "online.text_encoder.layers.0.attention.query.weight": "encoder.layer.0.attention.self.query.weight",
+        "online.fusion_encoder.layers.3.attention.query.weight": "encoder.layer.5.attention.self.query.weight",
+        "online.text_decoder.layers.1.attention.query.weight": "encoder.layer.1.attention.self.query.weight",
+        "heads.mlm.dense.weight": "cls.predictions.transform.dense.weight",
+    }.items():
+        assert torch.equal(found[ours], tensors[theirs]), ours

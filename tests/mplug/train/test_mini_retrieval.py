@@ -180,10 +180,12 @@ def test_rows_of_new_pieces_start_near_the_words_they_share_captions_with() -> N
 def test_recipes_are_listed() -> None:
     assert recipe_names() == [
         "finetune-captioning",
+        "finetune-captioning-scst",
         "finetune-retrieval",
         "finetune-vqa",
         "mplug-mini",
         "mplug-mini-matching",
         "mplug-mini-rewarding",
         "mplug-mini-writing",
+        "pretrain",
     ]

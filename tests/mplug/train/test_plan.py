@@ -28,8 +28,11 @@ A100 = Device(peak=312e12, memory=80 * 2**30, utilisation=0.4)
         ({"precision": "float32"}, (5.2e9, 5.2e9, 10.4e9, 6_643_777_536 + 419_430_400, 0)),
         # 4 x 2048 x 2048 x 24 + 34 x 2048 x 2048
         ({"recompute": True}, (7.8e9, 5.2e9, 10.4e9, 402_653_184 + 142_606_336 + 524_288_000, 0)),
-        # a quarter each, and 10 P gathered
-        ({"sharding": "full"}, (1.3e9, 1.3e9, 2.6e9, 3_422_552_064 + 524_288_000, 13e9)),
+        # a quarter each; 8 x (25600 x 2048 + 2 x (1.3e9 - 25600 x 2048) / 24) + 2 P gathered
+        (
+            {"sharding": "full"},
+            (1.3e9, 1.3e9, 2.6e9, 3_422_552_064 + 524_288_000, 1_251_144_533.33 + 2.6e9),
+        ),
     ],
 )
 def test_memory_is_as_computed_by_hand(changes: dict[str, object], table: tuple[float, ...]) -> None:

@@ -8,5 +8,6 @@
 What they share: `settings.py`, `base.py` (parameter groups, evaluation, saving), `batches.py` (what a step reads),
 `contrast.py` (twins and queue), `recomputing.py` (activation checkpointing). Evaluators hand what a model writes
 (`evaluators.py`) or finds (`search_evaluator.py`) to metrics. `recipes.py` has the published numbers, `building.py`
-makes a recipe's model. `mini_retrieval.py` is mplug-mini's own.
+makes a recipe's model. For a user's own rows (`user_data.py`) `finetuning.py` and `pretraining_on_rows.py` put model,
+batches (`feeding.py`, `row_setup.py`) and measure (`row_scores.py`) together. `mini_retrieval.py` is mplug-mini's own.
 """

@@ -20,6 +20,7 @@ from mplug.train.experiment import Goal, ParameterGroup
 from mplug.train.experiments.batches import counts, to_device
 from mplug.train.experiments.recomputing import recompute
 from mplug.train.experiments.settings import LearningRates
+from mplug.train.parallel import whole
 
 VISION_TOWER = "image_encoder.backbone."
 
@@ -188,11 +189,14 @@ def image_tokens(model: HasImageEncoder, pixels: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and afterwards the mode that was."""
+    """Evaluation mode without gradients and with whole weights, and afterwards the mode that was.
+
+    Where a step writes texts on several processes, all of them come here.
+    """
     was_training = module.training
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), whole(module):
             yield
     finally:
         module.train(was_training)

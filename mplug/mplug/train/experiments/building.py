@@ -7,10 +7,13 @@ experiment = RetrievalExperiment(model, config.objective, setup_of(config, batch
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from mplug.checkpoints import native
+from mplug.checkpoints.resolution import at_image_size
 from mplug.config import MplugConfig
 from mplug.errors import MplugError
 from mplug.loading import load_as
@@ -24,55 +27,63 @@ from mplug.train.bert_init import (
     start_text_encoder,
 )
 from mplug.train.experiment import Goal
-from mplug.train.experiments.base import Setup
+from mplug.train.experiments.base import VISION_TOWER, Setup
 from mplug.train.experiments.models import WholeModel
-from mplug.train.experiments.recipes import FinetuneConfig, MplugRunConfig, PretrainConfig
-from mplug.train.experiments.starting import with_backbone
+from mplug.train.experiments.recipes import MplugRunConfig, PretrainConfig
+from mplug.train.experiments.starting import take_over, with_backbone
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=TaskModel)
 B = TypeVar("B")
 
 
-def start_model(config: FinetuneConfig, kind: type[M]) -> M:
-    """The model that fine-tuning starts from, at the recipe's image size and length of text.
+def start_model(config: MplugRunConfig, kind: type[M]) -> M:
+    """The model that training starts from, at the recipe's image size and length of text.
 
     Args:
-        config: names it.
+        config: names it, and perhaps another vision tower for it.
         kind: what is trained, such as `MatchingModel` or `CaptionModel`.
 
     Raises:
-        MplugError: no start is named, or it lacks what the task needs.
+        MplugError: no start is named, or it lacks what the task needs; an unknown tower.
     """
     if not config.start:
         raise MplugError("start is empty: name the model to fine-tune, a folder, with --set start=FOLDER")
-    model = load_as(config.start, kind, image_size=config.image_size)
+    if config.backbone:
+        model = _with_another_tower(load_as(config.start, kind), kind, config)
+    else:
+        model = load_as(config.start, kind, image_size=config.image_size)
     model.config = dataclasses.replace(model.config, max_text_tokens=config.max_text_tokens)
     model.tokenizer.max_length = config.max_text_tokens
     return model
 
 
-def new_model(config: PretrainConfig, *, vocabulary: Path | None = None) -> WholeModel:
-    """The model that pretraining starts from: at random, or its text side from a BERT.
+def new_model(config: PretrainConfig) -> WholeModel:
+    """A model made anew: at random, or its text side from a BERT.
 
     Args:
-        config: its shape, and the tower and BERT that replace parts of it.
-        vocabulary: a `vocab.txt`; None = BERT's.
+        config: its shape, its vocabulary, and the tower and BERT that replace parts of it.
 
     Raises:
         MplugError: neither a vocabulary nor a BERT, or parts that do not fit each other.
     """
     bert = read_bert(Path(config.bert)) if config.bert else None
-    if vocabulary is None and bert is None:
-        raise MplugError("there is no vocabulary: give one, or a BERT folder with --set bert=FOLDER")
+    if not config.vocabulary and bert is None:
+        raise MplugError(
+            "there is no vocabulary: name one with --set vocabulary=FILE, or a BERT folder with --set bert=FOLDER"
+        )
+    file = Path(config.vocabulary or Path(config.bert) / "vocab.txt")
+    if not file.is_file():
+        raise MplugError(f"vocabulary {file} is no file: name a vocab.txt, one piece a line")
     shape = _shape(config)
-    file = vocabulary or Path(config.bert) / "vocab.txt"
     tokenizer = WordPieceTokenizer.from_file(
         file, max_length=shape.max_text_tokens, lower_case=shape.lower_case
     )
     model = WholeModel(shape, tokenizer)
     if bert is not None:
         _start_text_side(model, bert)
-    return model
+    return at_image_size(model, config.image_size)
 
 
 def setup_of(
@@ -94,12 +105,29 @@ def setup_of(
 
 
 def _shape(config: PretrainConfig) -> MplugConfig:
-    shape = dataclasses.replace(config.model, max_text_tokens=config.max_text_tokens)
-    if config.backbone or config.image_size != shape.preprocess.image_size:
-        preprocess = dataclasses.replace(shape.preprocess, image_size=config.image_size)
-        shape = dataclasses.replace(shape, preprocess=preprocess)
-        shape = with_backbone(shape, config.backbone or shape.image_encoder.backbone)
-    return shape
+    shape = _read_shape(config) if config.shape else config.model
+    shape = dataclasses.replace(shape, max_text_tokens=config.max_text_tokens)
+    return _seeing(shape, config.backbone, config.image_size) if config.backbone else shape
+
+
+def _read_shape(config: PretrainConfig) -> MplugConfig:
+    """Another model's shape; what it is called and may be used for is not taken over."""
+    path = Path(config.shape)
+    file = path / native.CONFIG_FILE if path.is_dir() else path
+    return dataclasses.replace(native.read_config(file), name=config.model.name, licence=config.model.licence)
+
+
+def _seeing(shape: MplugConfig, backbone: str, image_size: int) -> MplugConfig:
+    preprocess = dataclasses.replace(shape.preprocess, image_size=image_size)
+    return with_backbone(dataclasses.replace(shape, preprocess=preprocess), backbone)
+
+
+def _with_another_tower(model: M, kind: type[M], config: MplugRunConfig) -> M:
+    """All but the tower, and an adapter of another width, is the model's."""
+    new = kind(_seeing(model.config, config.backbone, config.image_size), model.tokenizer)
+    fresh = take_over(new, model, but=VISION_TOWER)
+    logger.info("%s: %d tensors of %s begin at random", config.start, len(fresh), config.backbone)
+    return new.eval()
 
 
 def _start_text_side(model: WholeModel, bert: Bert) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
@@ -15,10 +15,10 @@ from mplug.train import parallel
 from mplug.train.augment import AugmentConfig, augment
 from mplug.train.experiments.batches import Pixels
 from mplug.train.experiments.evaluators import EvaluationBatch
+from mplug.train.experiments.user_data import Place
 from mplug.train.loader import Loader
 from mplug.train.readers.example import Example
 from mplug.train.readers.mixture import Draw, Mixture
-from mplug.train.readers.source import Source
 
 E = TypeVar("E")
 B = TypeVar("B")
@@ -112,8 +112,7 @@ class EvaluationPictures:
     """Pictures to write about, read anew whenever they are asked for; broken ones are logged and left out.
 
     Args:
-        source: where they are.
-        rows: references of the rows whose pictures are wanted.
+        places: of the rows whose pictures are wanted.
         keys: of each row, as the metric knows it.
         questions: of each row, where something is asked.
         image_size: side of the pictures in pixels.
@@ -123,8 +122,7 @@ class EvaluationPictures:
 
     def __init__(
         self,
-        source: Source[Any],
-        rows: Sequence[Any],
+        places: Sequence[Place],
         keys: Sequence[str],
         questions: Sequence[str] = (),
         *,
@@ -132,7 +130,9 @@ class EvaluationPictures:
         batch_size: int,
         threads: int,
     ) -> None:
-        self._draws = [Draw(number, number, source, row) for number, row in enumerate(rows)]
+        self._draws = [
+            Draw(number, number, place.source, place.reference, number) for number, place in enumerate(places)
+        ]
         self._keys = keys
         self._questions = questions
         self._image_size = image_size

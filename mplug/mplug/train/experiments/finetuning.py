@@ -1,244 +1,198 @@
-"""Fine-tuning on a user's own rows: from a configuration and a path to the experiment that the trainer runs."""
+"""Fine-tuning on a user's own rows: from a configuration and data to the experiment that the trainer runs."""
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 
 from mplug.captioning import CaptionModel
 from mplug.errors import MplugError
-from mplug.evaluation import captions, vqa
-from mplug.evaluation.question_only import QuestionOnly
-from mplug.evaluation.tokenization import coco_metrics_folder
+from mplug.evaluation.tokenization import coco_metrics_folder, tokenization_for
 from mplug.task_model import TaskModel
 from mplug.train.experiments.answering import AnswerExperiment
 from mplug.train.experiments.base import Setup
 from mplug.train.experiments.batches import (
     AnswerBatch,
     AnswerExample,
-    CaptionExample,
+    PictureBatch,
     TextBatch,
     collate_answers,
+    collate_pictures,
     collate_texts,
 )
-from mplug.train.experiments.building import setup_of, start_model
+from mplug.train.experiments.building import start_model
 from mplug.train.experiments.captioning import CaptionExperiment
-from mplug.train.experiments.evaluators import AnswerEvaluator, CaptionEvaluator, Score
-from mplug.train.experiments.feeding import EvaluationPictures, Feed, Prepare, training_pixels
+from mplug.train.experiments.evaluators import AnswerEvaluator, CaptionEvaluator
+from mplug.train.experiments.feeding import Prepare, training_pixels
 from mplug.train.experiments.models import MatchingModel
-from mplug.train.experiments.recipes import CaptionConfig, FinetuneConfig, RetrievalConfig, VqaConfig
+from mplug.train.experiments.recipes import (
+    CaptionConfig,
+    MplugRunConfig,
+    RetrievalConfig,
+    ScstConfig,
+    VqaConfig,
+)
 from mplug.train.experiments.retrieval import RetrievalExperiment
-from mplug.train.experiments.search_evaluator import SearchEvaluator
-from mplug.train.experiments.user_data import UserData, captions_by_picture, open_data, texts_of
+from mplug.train.experiments.row_scores import (
+    answer_score,
+    as_written,
+    asked,
+    caption_score,
+    language_of,
+    without_prompt,
+)
+from mplug.train.experiments.row_setup import (
+    caption_maker,
+    picture_maker,
+    pictures,
+    search_evaluator,
+    setup_on,
+)
+from mplug.train.experiments.scst import Reward, ScstExperiment, cider_reward
+from mplug.train.experiments.user_data import UserData, captions_by_picture, dev_pictures, open_data
+from mplug.train.parallel import own_device
+from mplug.train.readers import Data
 from mplug.train.readers.example import Example
-from mplug.train.readers.mixture import Draw, Mixture
-from mplug.train.readers.source import Source
+from mplug.train.readers.mixture import Draw
 from mplug.vqa import VqaModel
 
 M = TypeVar("M", bound=TaskModel)
-E = TypeVar("E")
-B = TypeVar("B")
 
 
-def captioning(config: CaptionConfig, where: Path) -> CaptionExperiment:
+def captioning(config: CaptionConfig, data: Data) -> CaptionExperiment:
     """Captions by cross-entropy; an epoch has as many pictures as there are captions.
 
     Args:
         config: of the run.
-        where: rows with `image` and `captions`, as `open_source` takes them.
+        data: rows with `image` and `captions`.
 
     Raises:
         MplugError: as `open_data`, or there is no start, or pycocoevalcap is not installed.
     """
     coco_metrics_folder()  # else its lack would be found out after the first epoch
     model = _start(config, CaptionModel)
-    data = open_data(config, where, "caption")
-    rows, references = captions_by_picture(data.dev)
-    prompt = model.tokenizer.decode(model.tokenizer.encode(config.prompt).ids.tolist())
-    evaluator = CaptionEvaluator(
-        batches=_pictures(config, data.dev, rows, list(references)),
-        score=_caption_score(references, "en" if _is_english(data.dev) else "zh", prompt),
-        prompt=config.prompt,
-    )
+    rows = open_data(config, data, "caption")
+    evaluator = _caption_evaluator(config, model, rows, config.prompt)
     collate = partial(collate_texts, model.tokenizer, prompt=config.prompt)
-    setup: Setup[CaptionModel, TextBatch] = _setup(
-        config, data, _caption_maker(config, data), collate, evaluator
+    setup: Setup[CaptionModel, TextBatch] = setup_on(
+        config, rows, caption_maker(config, rows), collate, evaluator
     )
     return CaptionExperiment(model, config.objective, setup)
 
 
-def answering(config: VqaConfig, where: Path) -> AnswerExperiment:
+def rewarded_captioning(config: ScstConfig, data: Data) -> ScstExperiment:
+    """Captions by CIDEr against those of the picture, by a model that captions already.
+
+    An epoch has as many pictures as there are captions, as in the reference. The reward's document frequencies are
+    those of the training pictures, where the reference counts within a batch.
+
+    Args:
+        config: of the run.
+        data: rows with `image` and `captions`.
+
+    Raises:
+        MplugError: as `captioning`.
+    """
+    coco_metrics_folder()
+    model = _start(config, CaptionModel)
+    rows = open_data(config, data, "caption")
+    prompt = config.objective.prompt
+    setup: Setup[CaptionModel, PictureBatch] = setup_on(
+        config,
+        rows,
+        picture_maker(config),
+        collate_pictures,
+        _caption_evaluator(config, model, rows, prompt),
+    )
+    reward = _caption_reward(rows, as_written(model.tokenizer, prompt))
+    return ScstExperiment(model, config.objective, setup, reward=reward)
+
+
+def answering(config: VqaConfig, data: Data) -> AnswerExperiment:
     """Answers to questions, measured beside the question-only baseline.
 
     Args:
         config: of the run.
-        where: rows with `image`, `question` and `answers`, as `open_source` takes them.
+        data: rows with `image`, `question` and `answers`.
 
     Raises:
         MplugError: as `open_data`, or there is no start, or the file of choices cannot be read.
     """
     model = _start(config, VqaModel)
-    data = open_data(config, where, "vqa")
-    asked = _questions(data.dev)
-    keys = [str(number) for number in range(len(asked))]
-    rows = list(data.dev.references())
+    rows = open_data(config, data, "vqa")
+    questions = asked(example for _, example in rows.dev_rows())
+    keys = [str(number) for number in range(len(questions))]
+    places = [place for place, _ in rows.dev_rows()]
     evaluator = AnswerEvaluator(
-        batches=_pictures(config, data.dev, rows, keys, [each.question for each in asked]),
-        score=_answer_score(_questions(data.train), dict(zip(keys, asked, strict=True))),
+        batches=pictures(config, places, keys, [each.question for each in questions]),
+        score=answer_score(asked(rows.train_rows()), dict(zip(keys, questions, strict=True))),
         choices=_choices(config.choices_file),
     )
-
-    def prepare(example: Example, draw: Draw, chance: random.Random) -> AnswerExample:
-        pixels = training_pixels(example, config.image_size, config.augment, chance)
-        texts = tuple(answer.text for answer in example.answers)
-        return AnswerExample(
-            pixels, example.question, texts, tuple(answer.weight for answer in example.answers)
-        )
-
     collate = partial(collate_answers, model.tokenizer)
-    setup: Setup[VqaModel, AnswerBatch] = _setup(config, data, prepare, collate, evaluator)
+    setup: Setup[VqaModel, AnswerBatch] = setup_on(config, rows, _answer_maker(config), collate, evaluator)
     return AnswerExperiment(model, setup)
 
 
-def retrieval(config: RetrievalConfig, where: Path) -> RetrievalExperiment:
+def retrieval(config: RetrievalConfig, data: Data) -> RetrievalExperiment:
     """Contrast and matching; an epoch has as many pictures as there are captions.
 
     Args:
         config: of the run.
-        where: rows with `image` and `captions`, as `open_source` takes them.
+        data: rows with `image` and `captions`.
 
     Raises:
         MplugError: as `open_data`, or there is no start.
     """
     model = _start(config, MatchingModel)
-    data = open_data(config, where, "retrieval")
-    rows, texts = captions_by_picture(data.dev)
-    evaluator = SearchEvaluator(
-        batches=_pictures(config, data.dev, rows, list(texts)), texts=texts, rerank_top=config.rerank_top
-    )
+    rows = open_data(config, data, "retrieval")
     collate = partial(collate_texts, model.tokenizer)
-    setup: Setup[MatchingModel, TextBatch] = _setup(
-        config, data, _caption_maker(config, data), collate, evaluator
+    setup: Setup[MatchingModel, TextBatch] = setup_on(
+        config, rows, caption_maker(config, rows), collate, search_evaluator(config, rows)
     )
     return RetrievalExperiment(model, config.objective, setup)
 
 
-def _start(config: FinetuneConfig, kind: type[M]) -> M:
-    model = start_model(config, kind)
-    return model.to("cuda") if torch.cuda.is_available() else model
+def _start(config: MplugRunConfig, kind: type[M]) -> M:
+    torch.manual_seed(config.seed)  # another tower is drawn from it
+    return start_model(config, kind).to(own_device())
 
 
-def _setup(
-    config: FinetuneConfig,
-    data: UserData,
-    prepare: Prepare[E],
-    collate: Callable[[Sequence[E]], B],
-    evaluator: Callable[[M], Mapping[str, float]],
-) -> Setup[M, B]:
-    feed = Feed(
-        Mixture([(data.train, 1.0)]),
-        prepare,
-        collate,
-        batch_size=config.batch_size,
-        accumulate=config.accumulate,
-        seed=config.seed,
-        threads=config.threads,
-    )
-    in_epoch = sum(len(texts_of(example)) or 1 for example in data.train)
-    in_step = config.batch_size * config.accumulate
-    if in_epoch < in_step:
-        raise MplugError(
-            f"a step takes {in_step} pictures and texts and there are {in_epoch} to train on: lower batch_size "
-            f"({config.batch_size}) or accumulate ({config.accumulate})."
-        )
-    return setup_of(config, feed, evaluator, steps_per_epoch=in_epoch // in_step)
-
-
-def _pictures(
-    config: FinetuneConfig,
-    source: Source[Any],
-    rows: Sequence[Any],
-    keys: Sequence[str],
-    questions: Sequence[str] = (),
-) -> EvaluationPictures:
-    return EvaluationPictures(
-        source,
-        rows,
-        keys,
-        questions,
-        image_size=config.image_size,
-        batch_size=config.batch_size,
-        threads=config.threads,
+def _caption_evaluator(
+    config: MplugRunConfig, model: CaptionModel, rows: UserData, prompt: str
+) -> CaptionEvaluator:
+    places, references = dev_pictures(rows)
+    language = language_of(example for _, example in rows.dev_rows())
+    return CaptionEvaluator(
+        batches=pictures(config, places, list(references)),
+        score=caption_score(references, language, as_written(model.tokenizer, prompt)),
+        prompt=prompt,
     )
 
 
-def _caption_maker(config: FinetuneConfig, data: UserData) -> Prepare[CaptionExample]:
-    """A row's captions take turns: each comes once before one comes again."""
-    num_rows = data.train.num_examples()
+def _caption_reward(rows: UserData, prompt: str) -> Reward:
+    tokenization = tokenization_for(
+        language_of(rows.train_rows()), java=False
+    )  # which would start at every step
+    rate = cider_reward(captions_by_picture(rows.train_rows()), tokenization)
 
-    def prepare(example: Example, draw: Draw, chance: random.Random) -> CaptionExample:
-        texts = texts_of(example)
-        pixels = training_pixels(example, config.image_size, config.augment, chance)
-        return CaptionExample(pixels, texts[draw.number // num_rows % len(texts)], example.identity)
+    def reward(keys: Sequence[str], texts: Sequence[str]) -> Sequence[float]:
+        return rate(keys, [without_prompt(text, prompt) for text in texts])
+
+    return reward
+
+
+def _answer_maker(config: VqaConfig) -> Prepare[AnswerExample]:
+    def prepare(row: Example, draw: Draw, chance: random.Random) -> AnswerExample:
+        pixels = training_pixels(row, config.image_size, config.augment, chance)
+        texts = tuple(answer.text for answer in row.answers)
+        return AnswerExample(pixels, row.question, texts, tuple(answer.weight for answer in row.answers))
 
     return prepare
-
-
-def _caption_score(references: Mapping[str, Sequence[str]], language: str, prompt: str) -> Score:
-    def score(written: Mapping[str, str]) -> Mapping[str, float]:
-        spoken = {key: text.removeprefix(prompt).strip() for key, text in written.items()}
-        # Without Java wherever the run is: checkpoints of a run that moves to another machine stay comparable.
-        return captions.score(spoken, references, language, java=False).metrics()
-
-    return score
-
-
-def _is_english(source: Source[Any]) -> bool:
-    return any(example.captions for example in source)
-
-
-class _Question(NamedTuple):
-    """What is kept of a row: not its picture, which may be in memory."""
-
-    question: str
-    given: list[str]
-    kind: str
-
-
-def _questions(source: Source[Any]) -> list[_Question]:
-    return [_Question(example.question, _given(example), example.kind) for example in source]
-
-
-def _answer_score(trained: Sequence[_Question], asked: Mapping[str, _Question]) -> Score:
-    baseline = QuestionOnly(
-        [each.question for each in trained], [each.given for each in trained], [each.kind for each in trained]
-    )
-
-    def score(written: Mapping[str, str]) -> Mapping[str, float]:
-        answered = [asked[key] for key in written]
-        types = [each.kind for each in answered]
-        guesses = baseline.guesses([each.question for each in answered], types)
-        return vqa.score(list(written.values()), guesses, [each.given for each in answered], types).metrics()
-
-    return score
-
-
-def _given(example: Example) -> list[str]:
-    """People's answers: where the weights are shares of ten people as many as there were, else each answer once."""
-    tenths = [answer.weight * vqa.VOTES for answer in example.answers]
-    counts = [round(tenth) for tenth in tenths]
-    of_ten = sum(counts) == vqa.VOTES and all(map(math.isclose, tenths, counts))
-    return [
-        answer.text
-        for answer, count in zip(example.answers, counts, strict=True)
-        for _ in range(count if of_ten else 1)
-    ]
 
 
 def _choices(file: str) -> tuple[str, ...]:

@@ -30,11 +30,12 @@ from mplug.train.mini_learning import (
     learning_groups,
     round_frozen,
 )
+from mplug.train.parallel import own_device
 from mplug.train.precision import autocast
 
 
 class MiniRetrieval:
-    """The experiment; on the CPU.
+    """The experiment.
 
     Args:
         config: of the recipe.
@@ -56,6 +57,7 @@ class MiniRetrieval:
         train = [image for image in images if image.split == Split.TRAIN]
         self._dev = [image for image in images if image.split == Split.DEV]
         initialise(self.model, config.initial, train)
+        self.model.to(own_device())
         freeze(self.model, config.frozen_blocks)
         round_frozen(self.model)
         depthwise_in_float32(self.model, config.frozen_blocks)
@@ -71,7 +73,7 @@ class MiniRetrieval:
 
     def _open_cache(self, data: Path, views: list[View]) -> FeatureCache:
         encoder = self.model.image_encoder.eval()
-        with autocast(self.config.precision):
+        with autocast(self.config.precision, self.model.device.type):
             return open_cache(data, views, encoder, self.config.frozen_blocks, self.config.data.min_crop)
 
     def _make_slower(self, vocab: Sequence[str]) -> SlowerRows:
@@ -104,17 +106,19 @@ class MiniRetrieval:
         self._known_words.remember()
         batch = self.sampler.batch(step * self.config.accumulate + part)
         image_BE, english_BE, chinese_BE = self._embed(batch)
-        with torch.autocast("cpu", enabled=False):
+        identities = batch.identities.to(self.model.device)
+        with torch.autocast(self.model.device.type, enabled=False):
             scale = self.model.logit_scale.exp().clamp(max=self.config.itc.max_scale)
             loss = (
-                itc_loss(image_BE, english_BE, batch.identities, scale)
-                + itc_loss(image_BE, chinese_BE, batch.identities, scale)
+                itc_loss(image_BE, english_BE, identities, scale)
+                + itc_loss(image_BE, chinese_BE, identities, scale)
             ) / 2
-            between = itc_loss(english_BE, chinese_BE, batch.identities, scale)
+            between = itc_loss(english_BE, chinese_BE, identities, scale)
         return {"itc_loss": loss, "languages_loss": self.config.itc.languages_weight * between}
 
     def _embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        maps = self.model.image_encoder.backbone.trunk(batch.features, self.config.frozen_blocks)
+        features = batch.features.to(self.model.device)
+        maps = self.model.image_encoder.backbone.trunk(features, self.config.frozen_blocks)
         pooled = F.dropout(maps[:, :1], self.config.itc.image_dropout)
         image_BE = self.model.project_image(self.model.image_encoder.adapter(pooled))
         english_BE, chinese_BE = self._embed_texts([*batch.captions, *batch.captions_zh]).chunk(2)
@@ -127,7 +131,8 @@ class MiniRetrieval:
         halves = []
         for rows in (order[: len(order) // 2], order[len(order) // 2 :]):
             ids, mask = (
-                torch.from_numpy(a) for a in pad([tokens[row] for row in rows], self.model.tokenizer.pad_id)
+                torch.from_numpy(a).to(self.model.device)
+                for a in pad([tokens[row] for row in rows], self.model.tokenizer.pad_id)
             )
             halves.append(self.model.embed_texts(ids, mask))
         return torch.cat(halves)[torch.argsort(torch.tensor(order))]
@@ -153,12 +158,13 @@ class MiniRetrieval:
             embeds = torch.cat(
                 [self._embed_dev(start) for start in range(0, len(self._dev), self.config.batch_size)]
             )
-            return _metrics(evaluate(self._dev, embeds, text_embedder(self.model)))
+            return _metrics(evaluate(self._dev, embeds.cpu(), text_embedder(self.model)))
 
     def _embed_dev(self, start: int) -> Tensor:
         keys = [(image.path, 0) for image in self._dev[start : start + self.config.batch_size]]
         with torch.inference_mode():
-            tokens = self.model.image_encoder.trunk(self.cache.read(keys), self.config.frozen_blocks)
+            features = self.cache.read(keys).to(self.model.device)
+            tokens = self.model.image_encoder.trunk(features, self.config.frozen_blocks)
             return self.model.project_image(tokens)
 
     def save(self, folder: Path) -> None:

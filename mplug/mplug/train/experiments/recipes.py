@@ -48,14 +48,10 @@ class MplugRunConfig(LoopConfig):
     """Modules whose layers are computed again in the backward pass (`recomputing.MODULES`): less memory, more time."""
     goal: str
     """Metric that the best checkpoint is chosen by; the highest is best."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinetuneConfig(MplugRunConfig):
-    """What all fine-tuning says."""
-
     start: str = ""
     """The model to start from: a folder, or a shipped model's name."""
+    backbone: str = ""
+    """Another vision tower, `timm:NAME` or `open_clip:NAME`, which begins at random; empty: the model's own."""
     dev: str = ""
     """Rows that the best checkpoint is chosen by, of any kind that data may have; empty: a part of the data."""
     num_dev_images: int = 500
@@ -67,7 +63,7 @@ class FinetuneConfig(MplugRunConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RetrievalConfig(FinetuneConfig):
+class RetrievalConfig(MplugRunConfig):
     """Fine-tuning for retrieval and reranking."""
 
     objective: RetrievalObjective = field(default_factory=RetrievalObjective)
@@ -76,7 +72,7 @@ class RetrievalConfig(FinetuneConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CaptionConfig(FinetuneConfig):
+class CaptionConfig(MplugRunConfig):
     """Fine-tuning for captions by cross-entropy."""
 
     objective: CaptionObjective = field(default_factory=CaptionObjective)
@@ -85,14 +81,14 @@ class CaptionConfig(FinetuneConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScstConfig(FinetuneConfig):
+class ScstConfig(MplugRunConfig):
     """Captions rewarded by CIDEr; `start` captions already."""
 
     objective: ScstObjective = field(default_factory=ScstObjective)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VqaConfig(FinetuneConfig):
+class VqaConfig(MplugRunConfig):
     """Fine-tuning for questions."""
 
     choices_file: str = ""
@@ -101,14 +97,19 @@ class VqaConfig(FinetuneConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainConfig(MplugRunConfig):
-    """Pretraining; the model is made anew."""
+    """Pretraining; the model is made anew, unless there is a `start` to go on from."""
 
     model: MplugConfig
-    backbone: str = ""
-    """Another vision tower, `timm:NAME` or `open_clip:NAME`; empty: the model's own."""
+    """Its shape, where it is made anew."""
+    shape: str = ""
+    """A model's folder, or its `config.json`: the new model has the same shape; empty: that of `model`."""
     bert: str = ""
     """Folder of a BERT that text encoder, fusion and decoder start from, with its vocabulary; empty: at random."""
+    vocabulary: str = ""
+    """A `vocab.txt`; empty: the BERT's."""
     objective: PretrainingObjective = field(default_factory=PretrainingObjective)
+    rerank_top: int = 256
+    """First hits that evaluation ranks anew."""
 
 
 def finetune_retrieval() -> RetrievalConfig:

@@ -6,7 +6,7 @@ al. 2016). Gradients are the same: dropout draws the same numbers the second tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mplug.errors import ConfigError
+from mplug.train.blocks import tower_blocks
 
 MODULES = ("image_encoder", "text_encoder", "fusion_encoder", "text_decoder")
-_TOWER_BLOCKS = ("blocks", "transformer.resblocks", "stages")
-"""Where timm and open_clip keep a tower's blocks."""
 
 
 def recompute(model: nn.Module, modules: Sequence[str]) -> None:
@@ -39,17 +38,16 @@ def recompute(model: nn.Module, modules: Sequence[str]) -> None:
             layer.forward = _recomputed(layer.forward)
 
 
-def _layers(module: Any) -> Iterator[nn.Module]:
-    layers: nn.Module = _blocks(module.backbone.tower) if hasattr(module, "backbone") else module.layers
-    yield from layers.children()
+def _layers(module: Any) -> list[nn.Module]:
+    return _blocks(module.backbone.tower) if hasattr(module, "backbone") else list(module.layers)
 
 
-def _blocks(tower: nn.Module) -> nn.Module:
-    modules: dict[str, nn.Module] = dict(tower.named_modules())
-    blocks = next((modules[path] for path in _TOWER_BLOCKS if path in modules), None)
-    if blocks is None:
+def _blocks(tower: nn.Module) -> list[nn.Module]:
+    blocks = tower_blocks(tower)
+    if not blocks:
         raise ConfigError(f"the blocks of {type(tower).__name__} are not known; leave image_encoder out")
-    if any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in blocks.modules()):
+    parts = (part for block in blocks for part in block.modules())
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in parts):
         raise ConfigError(
             f"{type(tower).__name__} has batch norms, which must see a batch once; leave image_encoder out"
         )

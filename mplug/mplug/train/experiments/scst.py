@@ -101,9 +101,11 @@ class ScstExperiment(TaskExperiment[CaptionModel, PictureBatch]):
         model = self.trained
         seeds = torch.randint(2**31, (len(image_BND),)).tolist()  # from torch's generator, as all of a step
         prompts = [self._config.prompt] * len(image_BND)
-        with evaluating(model):
+        # Written as it is served: the decoder's own layout of its weights is not for autocast.
+        with evaluating(model), torch.autocast(image_BND.device.type, enabled=False):
             model.text_decoder.drop_packed()  # the optimizer has changed the weights since
-            return model.caption(image_BND.detach(), self._generation, prompts=prompts, seeds=seeds)
+            tokens_BND = image_BND.detach().to(model.dtype)
+            return model.caption(tokens_BND, self._generation, prompts=prompts, seeds=seeds)
 
     def _ended(self, caption: Caption) -> list[int]:
         # The reference's beams may go on behind their end; what is there is not part of the caption.

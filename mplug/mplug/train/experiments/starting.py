@@ -37,19 +37,21 @@ def with_backbone(config: MplugConfig, backbone: str) -> MplugConfig:
 
 
 @torch.no_grad()
-def take_over(model: nn.Module, other: nn.Module) -> list[str]:
+def take_over(model: nn.Module, other: nn.Module, *, but: str | None = None) -> list[str]:
     """Copy the tensors that two models have in common, by name and shape.
 
     Args:
         model: changed in place.
         other: a model of another task, or a smaller one.
+        but: what such tensors' names begin with that are not copied.
 
     Returns:
         The model's tensors that stay as they were.
     """
     theirs, left = other.state_dict(), []
     for name, tensor in model.state_dict().items():
-        if name in theirs and theirs[name].shape == tensor.shape:
+        wanted = but is None or not name.startswith(but)
+        if wanted and name in theirs and theirs[name].shape == tensor.shape:
             tensor.copy_(theirs[name])
         else:
             left.append(name)

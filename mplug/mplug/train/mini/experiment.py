@@ -24,10 +24,11 @@ from mplug.train.mini.measuring import (
     measure_captions,
     measure_matching,
 )
-from mplug.train.mini.reading import StageData, open_data
+from mplug.train.mini.reading import StageData, open_data, written_texts
 from mplug.train.mini.rewarding import Rewarding
-from mplug.train.mini.whole import open_whole
+from mplug.train.mini.whole import open_whole, start_output_bias
 from mplug.train.mini.writing import Answering, Captioning
+from mplug.train.parallel import own_device
 
 _FUSION = ("fusion_encoder.", "itm_head.")
 _HEAD = "text_decoder.head."
@@ -154,5 +155,9 @@ def open_stage(config: WholeStageConfig, data: Path) -> WholeStage:
         MplugError: no such start, or data that cannot be read.
     """
     torch.manual_seed(config.seed)  # parts that the start lacks are drawn from it
-    model = open_whole(find_folder(config.start), config.shape)
-    return WholeStage(model, open_data(data, config, model), config)
+    start = find_folder(config.start)
+    model = open_whole(start, config.shape).to(own_device())
+    read = open_data(data, config, model)
+    if native.read_config(start / native.CONFIG_FILE).text_decoder is None:
+        start_output_bias(model, written_texts(read))
+    return WholeStage(model, read, config)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mplug.train.data import CaptionedImage
-from mplug.train.experiments.batches import TextBatch, tokenize
+from mplug.train.experiments.batches import TextBatch, to_device, tokenize
 from mplug.train.experiments.contrast import joint, matching_loss
 from mplug.train.experiments.models import WholeModel
 from mplug.train.experiments.settings import MaskConfig
@@ -37,7 +37,8 @@ class Matching:
         """`itm_loss` and `mlm_loss` of a batch, counted from 0."""
         images = self._batches.batch(number)
         tokens_BND = draw_views(self._data.tokens, [image.path for image in images], chance)
-        batch = self._read(images, tokens_BND, chance)
+        read = self._read(images, tokens_BND, chance)
+        batch = to_device(read, tokens_BND.device)
         model, weight = self._model, self._config.pair_weight
         text_BLD = model.encode_text(batch.ids_BL, batch.mask_BL)
         with torch.no_grad(), torch.autocast(tokens_BND.device.type, enabled=False):
@@ -47,7 +48,7 @@ class Matching:
         matching = matching_loss(model, batch, tokens_BND, text_BLD, (similar_BB, similar_BB.T))
         losses = {"itm_loss": weight * matching}
         if self._config.masked_weight:
-            masked = self._masked_words(batch, tokens_BND)
+            masked = self._masked_words(read, tokens_BND)
             losses["mlm_loss"] = weight * self._config.masked_weight * masked
         return losses
 
@@ -68,13 +69,14 @@ class Matching:
         )
 
     def _masked_words(self, batch: TextBatch, tokens_BND: Tensor) -> Tensor:
-        model = self._model
+        model, device = self._model, tokens_BND.device
         masked = mask_tokens(batch.ids_BL, batch.mask_BL, model.tokenizer, MaskConfig())
-        text_BLD = model.encode_text(masked.ids_BL, batch.mask_BL)
-        _, fused_BLD = model.fusion_encoder(tokens_BND, text_BLD, text_mask_BL=batch.mask_BL)
-        hidden_BL = masked.targets_BL != NOT_MASKED
+        targets_BL, mask_BL = masked.targets_BL.to(device), batch.mask_BL.to(device)
+        text_BLD = model.encode_text(masked.ids_BL.to(device), mask_BL)
+        _, fused_BLD = model.fusion_encoder(tokens_BND, text_BLD, text_mask_BL=mask_BL)
+        hidden_BL = targets_BL != NOT_MASKED
         # The decoder's output head restores them: it is trained before there is anything to decode.
-        return masked_loss(model.text_decoder.logits(fused_BLD[hidden_BL]), masked.targets_BL[hidden_BL])
+        return masked_loss(model.text_decoder.logits(fused_BLD[hidden_BL]), targets_BL[hidden_BL])
 
     def _order(self, chance: random.Random) -> list[CaptionedImage]:
         groups: list[list[int]] = []
@@ -91,7 +93,9 @@ class Matching:
         parts = range(0, len(keys), _EMBEDDED_AT_ONCE)
         return torch.cat(
             [
-                self._model.project_image(self._data.tokens.first(keys[start : start + _EMBEDDED_AT_ONCE]))
+                self._model.project_image(
+                    self._data.tokens.first(keys[start : start + _EMBEDDED_AT_ONCE])
+                ).cpu()
                 for start in parts
             ]
         )

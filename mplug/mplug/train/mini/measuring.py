@@ -61,7 +61,7 @@ def _reranked(
     texts, relevant = caption_relevance([_captions(image, language) for image in images])
     some = np.linspace(0, len(texts) - 1, min(config.queries, len(texts))).astype(int)
     queries = [texts[row] for row in some]
-    scores = text_embedder(model)(queries) @ embeds.T
+    scores = text_embedder(model)(queries) @ embeds.float().cpu().T
     first = scores.topk(min(config.candidates, len(images)))
     matched = torch.full_like(scores, -torch.inf)
     for row, query in enumerate(queries):
@@ -76,11 +76,12 @@ def _reranked(
 def _match(model: WholeModel, query: str, tokens_CND: Tensor) -> Tensor:
     """Logit of "matches" over "does not", (C,)."""
     ids_1L, mask_1L = (
-        torch.from_numpy(a) for a in pad([model.tokenizer.encode(query)], model.tokenizer.pad_id)
+        torch.from_numpy(a).to(tokens_CND.device)
+        for a in pad([model.tokenizer.encode(query)], model.tokenizer.pad_id)
     )
     count = len(tokens_CND)
     logits_C2 = model.itm_logits(tokens_CND, ids_1L.expand(count, -1), mask_1L.expand(count, -1))
-    return logits_C2[:, 1] - logits_C2[:, 0]
+    return (logits_C2[:, 1] - logits_C2[:, 0]).cpu()
 
 
 def measure_captions(

@@ -6,7 +6,7 @@ Everything is drawn from (seed, number of the batch), so that a resumed run sees
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,6 +59,14 @@ def open_data(folder: Path, config: WholeStageConfig, model: WholeModel) -> Stag
         dev_questions=[q for q in questions if q.split == Split.DEV],
         tokens=open_tokens(folder, views, model.image_encoder.eval(), config.data.min_crop),
     )
+
+
+def written_texts(data: StageData) -> Iterator[str]:
+    """All captions and answers of the training pictures, each as often as it is read in an epoch."""
+    for image in data.train:
+        yield from (*image.captions, *image.captions_zh)
+    for question in data.train_questions:
+        yield from question.answers
 
 
 def _set_name(path: str) -> str:

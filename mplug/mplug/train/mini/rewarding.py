@@ -85,8 +85,10 @@ class Rewarding:
         lengths_S = torch.full((len(texts),), longest) if lengths_S is None else lengths_S
         mask_SL = torch.arange(longest) < lengths_S[:, None]
         losses_SL = word_losses(self._model.text_decoder, ids_SL, mask_SL, tokens_BND, given=len(prompt))
-        per_word_S = losses_SL.sum(1) / (lengths_S - 1 - len(prompt))
-        return {"scst_loss": (advantages_S * per_word_S).mean()}
+        words_S, advantages_S = (
+            each.to(losses_SL.device) for each in (lengths_S - 1 - len(prompt), advantages_S)
+        )
+        return {"scst_loss": (advantages_S * losses_SL.sum(1) / words_S).mean()}
 
     def _write(self, tokens_BND: Tensor, prompt: Sequence[int]) -> list[list[int]]:
         """The beams of every picture's search, those of one picture together, each cut behind its first end."""

@@ -12,19 +12,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mplug.image_encoder import ImageEncoder
-from mplug.train.features import RowsOfViews, View, cache_root, fill_rows, view_pixels
+from mplug.train.features import RowsOfViews, View, cache_root, device_of, fill_rows, view_pixels
 
 
 class TokenCache(RowsOfViews):
-    """image_tokens (N, D) of views, float16 on disk, read through memory mapping."""
+    """image_tokens (N, D) of views, float16 on disk, read through memory mapping.
+
+    Args:
+        rows: of all views.
+        views: a row each.
+        device: where they are wanted.
+    """
+
+    def __init__(self, rows: NDArray[np.float16], views: Sequence[View], device: torch.device) -> None:
+        super().__init__(rows, views)
+        self.device = device
 
     def read(self, keys: Sequence[tuple[str, int]]) -> Tensor:
         """Float32 (B, N, D) of (path, view number) pairs."""
-        return torch.from_numpy(np.stack([self.row(key) for key in keys])).float()
+        return self._here([self.row(key) for key in keys])
 
     def first(self, keys: Sequence[tuple[str, int]]) -> Tensor:
         """Float32 (B, 1, D): token 0 alone, which stands for the picture."""
-        return torch.from_numpy(np.stack([self.row(key)[:1] for key in keys])).float()
+        return self._here([self.row(key)[:1] for key in keys])
+
+    def _here(self, rows: Sequence[NDArray[np.float16]]) -> Tensor:
+        return torch.from_numpy(np.stack(rows)).to(self.device).float()
 
 
 def open_tokens(folder: Path, views: list[View], encoder: ImageEncoder, min_crop: float) -> TokenCache:
@@ -38,11 +51,12 @@ def open_tokens(folder: Path, views: list[View], encoder: ImageEncoder, min_crop
         encoder: In evaluation mode.
         min_crop: Smallest crop, as a share of the picture.
     """
-    size = encoder.preprocess.image_size
+    size, device = encoder.preprocess.image_size, device_of(encoder)
 
     def make(pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
         with torch.inference_mode():
-            rows: NDArray[np.float16] = encoder(torch.from_numpy(pixels)).to(torch.float16).numpy()
+            tokens: Tensor = encoder(torch.from_numpy(pixels).to(device)).to(torch.float16)
+        rows: NDArray[np.float16] = tokens.cpu().numpy()
         return rows
 
     return TokenCache(
@@ -53,6 +67,7 @@ def open_tokens(folder: Path, views: list[View], encoder: ImageEncoder, min_crop
             make,
         ),
         views,
+        device,
     )
 
 
@@ -61,5 +76,5 @@ def _cache_key(views: list[View], encoder: ImageEncoder, min_crop: float) -> str
     for view in views:
         digest.update(f"{view.path} {view.number} {view.flip}\n".encode())
     for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:24]

@@ -40,15 +40,17 @@ def word_losses(
     Returns:
         float32 (S, L - 1), 0 where nothing is to be guessed.
     """
+    device = memory_BMD.device
+    ids_SL, mask_SL = ids_SL.to(device), mask_SL.to(device)
     states_SLD = decoder.states(
         ids_SL[:, :-1], memory_BMD, mask_BL=mask_SL[:, :-1], memory_mask_BN=memory_mask_BM
     )
-    wanted_SL = mask_SL[:, 1:] & (torch.arange(ids_SL.shape[1] - 1) >= given)
+    wanted_SL = mask_SL[:, 1:] & (torch.arange(ids_SL.shape[1] - 1, device=device) >= given)
     logits_PV = decoder.logits(states_SLD[wanted_SL]).float()
     losses_P = F.cross_entropy(
         logits_PV, ids_SL[:, 1:][wanted_SL], reduction="none", label_smoothing=label_smoothing
     )
-    return torch.zeros(wanted_SL.shape).masked_scatter(wanted_SL, losses_P)
+    return torch.zeros(wanted_SL.shape, device=device).masked_scatter(wanted_SL, losses_P)
 
 
 class Captioning:
@@ -89,7 +91,7 @@ class Captioning:
             given=given,
             label_smoothing=self._config.label_smoothing,
         )
-        return losses_SL[:, given:][mask_SL[:, 1 + given :]]
+        return losses_SL[:, given:][mask_SL[:, 1 + given :].to(losses_SL.device)]
 
 
 def _draw(texts: Sequence[str], count: int, chance: random.Random) -> list[str]:
@@ -115,7 +117,11 @@ class Answering:
         model = self._model
         tokens_BND = draw_views(self._tokens, [row.path for row in rows], chance)
         memory_BMD, memory_mask_BM = model.decoder_memory(
-            tokens_BND, *tokenize(model.tokenizer, [row.question for row in rows])
+            tokens_BND,
+            *(
+                each.to(tokens_BND.device)
+                for each in tokenize(model.tokenizer, [row.question for row in rows])
+            ),
         )
         losses_BL = word_losses(
             model.text_decoder,

@@ -24,6 +24,8 @@ class Answer(NamedTuple):
     text: str
     weight: float
     """Its share in the loss: the share of people who gave it (VQA v2), or what the data says."""
+    votes: int = 1
+    """People who gave it, for evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,6 +26,8 @@ class Draw:
     """Counted from 0 over the draws of all processes: what a row's own randomness is drawn from."""
     source: Source[Any]
     reference: Any
+    place: int
+    """Counted from 0 over the draws from this source, of all processes."""
 
     def read(self) -> Example:
         """Reads it, all but its picture.
@@ -69,7 +71,7 @@ class Mixture:
             for pick in picks[number % _BLOCK :].tolist():
                 if number % world == rank:
                     reference = cursors[pick].at(taken[pick])
-                    yield Draw(number // world, number, self._sources[pick], reference)
+                    yield Draw(number // world, number, self._sources[pick], reference, taken[pick])
                 taken[pick] += 1
                 number += 1
 

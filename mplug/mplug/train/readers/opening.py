@@ -1,5 +1,6 @@
 """Finds out what kind of data a path or pattern names."""
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from glob import glob, has_magic
@@ -16,6 +17,7 @@ from mplug.train.readers.tables import CommaSeparated, JsonLines, TableSource
 _TABLES: Mapping[str, type[TableSource]] = {".jsonl": JsonLines, ".ndjson": JsonLines, ".csv": CommaSeparated}
 _KINDS = ".jsonl, .csv, .parquet, .tar, or a Hugging Face-style folder"
 _SPLIT_NAME = re.compile(r"(?:^|[-_.])(train|dev|val|valid|validation|test)(?=[-_.]|$)")
+_MAGIC = set("*?[{")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
 _Files = Sequence[tuple[Path, str]]
@@ -51,6 +53,16 @@ def open_source(
     if not paths:
         raise MplugError(f"Nothing matches {where}: name {_KINDS}.")
     return _open([(path, "") for path in paths], rules)
+
+
+def folder_of(where: str | Path) -> Path:
+    """The folder that all files of a path or pattern lie in."""
+    path = Path(where)
+    if path.is_dir():
+        return path
+    if path.exists():
+        return path.parent
+    return Path(*itertools.takewhile(lambda part: not _MAGIC & set(part), path.parent.parts))
 
 
 def _open(files: _Files, rules: Columns) -> Source[Any]:

@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mplug.errors import MplugError
+from mplug.evaluation.vqa import VOTES
 from mplug.train.readers.example import TASK_FIELDS, Answer, Example
 from mplug.train.readers.pictures import Picture, PictureBytes, PictureFile
 from mplug.train.splits import set_of
@@ -169,10 +170,20 @@ def _answers(found: _Fields) -> tuple[Answer, ...]:
     texts = found.texts("answers")
     weights = _listed(found.value("weights"))
     if not weights:
-        return tuple(Answer(text, texts.count(text) / len(texts)) for text in dict.fromkeys(texts))
+        counts = {text: texts.count(text) for text in texts}
+        return tuple(Answer(text, count / len(texts), count) for text, count in counts.items())
     if len(weights) != len(texts):
         found.row.refuse("weights", f"{len(weights)} weights for {len(texts)} answers; give one for each")
-    return tuple(Answer(text, _weight(found, weight)) for text, weight in zip(texts, weights, strict=True))
+    shares = [_weight(found, weight) for weight in weights]
+    return tuple(map(Answer, texts, shares, _votes(shares)))
+
+
+def _votes(shares: Sequence[float]) -> list[int]:
+    """How many of ten people gave each answer, where the weights are such shares; else one each."""
+    tenths = [share * VOTES for share in shares]
+    counts = [round(tenth) for tenth in tenths]
+    of_ten = sum(counts) == VOTES and all(map(math.isclose, tenths, counts))
+    return counts if of_ten else [1] * len(shares)
 
 
 def _weight(found: _Fields, value: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,11 @@ def test_two_processes_train_as_one(tmp_path: Path, sharding: str) -> None:
     command += [experiment_runs.__file__, str(tmp_path / "two"), f"sharding={sharding!r}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
+    held = json.loads((tmp_path / "two" / "held.json").read_text())
+    blocks = [name for name in held if ".layers." in name or ".blocks." in name]
+    # Shared out, a block is whole while it computes; what is in none is whole during the step.
+    assert (blocks == []) == (sharding == "full")
+    assert "online.text_encoder.embeddings.word.weight" in held
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert two == pytest.approx(one, rel=TOLERANCE)
     states = [RunFolder(tmp_path / name).load() for name in ("one", "two")]

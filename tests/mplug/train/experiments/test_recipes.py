@@ -137,8 +137,9 @@ def test_pretraining_takes_another_tower_by_one_value(backbone: str, tmp_path: P
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("".join(f"{piece}\n" for piece in small_vocab(130)), encoding="utf-8")
     settings = ["image_size=32", "objective.contrast.queue_size=12", f"backbone={backbone!r}"]
+    settings.append(f"vocabulary={vocabulary}")
     config = override(dataclasses.replace(pretrain(), model=tiny_whole_config()), settings)
-    model = new_model(config, vocabulary=vocabulary)
+    model = new_model(config)
     setup: Setup[WholeModel, TextBatch] = setup_of(config, text_batch, one, steps_per_epoch=2)
     losses = Loop(PretrainingExperiment(model, config.objective, setup)).run(range(1))
     assert all(loss > 0 for loss in losses[0].values())

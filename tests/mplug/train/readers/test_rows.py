@@ -57,10 +57,14 @@ def test_answers_weigh_what_share_of_people_gave_them(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {**GOOD, "answers": ["dog", "cat", "dog", "dog"]},
         {**GOOD, "answers": "pup", "weights": 0.5},
+        {**GOOD, "answers": ["dog", "cat"], "weights": [0.7, 0.3]},
+        {**GOOD, "answers": ["dog", "cat"], "weights": [0.75, 0.25]},
     ]
-    first, second = open_source(write(tmp_path, *rows), task="vqa")
-    assert first.answers == (Answer("dog", 0.75), Answer("cat", 0.25))
-    assert second.answers == (Answer("pup", 0.5),)
+    people, one, tenths, others = open_source(write(tmp_path, *rows), task="vqa")
+    assert people.answers == (Answer("dog", 0.75, votes=3), Answer("cat", 0.25, votes=1))
+    assert one.answers == (Answer("pup", 0.5, votes=1),)
+    assert tenths.answers == (Answer("dog", 0.7, votes=7), Answer("cat", 0.3, votes=3))
+    assert others.answers == (Answer("dog", 0.75, votes=1), Answer("cat", 0.25, votes=1))
 
 
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
