@@ -18,7 +18,7 @@ from mplug_services.errors import ServiceError, error_status, invalid_argument, 
 from mplug_services.generation_options import GenerationSettings, read_options
 from mplug_services.generator import Generator, TextOutcome
 from mplug_services.image_reader import ImageReader
-from mplug_services.slot import Slot
+from mplug_services.model_choice import ModelChoice
 from mplug_services.wire_explanation import read_explain, write_heat_map
 from mplug_services.wire_generation import write_progress, write_texts
 
@@ -29,13 +29,13 @@ class CaptionService(CaptionServiceServicer):
     """The servicer.
 
     Args:
-        slot: where the captioner is once the model is loaded.
+        models: where the captioner is.
         reader: reads pictures that are named by uri.
         config: limits.
     """
 
-    def __init__(self, slot: Slot[Generator], reader: ImageReader, config: ServeConfig) -> None:
-        self._slot = slot
+    def __init__(self, models: ModelChoice, reader: ImageReader, config: ServeConfig) -> None:
+        self._models = models
         self._reader = reader
         self._config = config
 
@@ -44,7 +44,7 @@ class CaptionService(CaptionServiceServicer):
     ) -> pb.CaptionResponse:
         """Describe pictures."""
         started = time.monotonic()
-        generator = self._slot.get()
+        generator = await self._models.captioner(request.model)
         settings = self._read_options(request.options, request.prompt, generator)
         wire.check_batch(len(request.images), "images", self._config.max_batch_size)
         limit = self._config.max_explained_items
@@ -72,7 +72,7 @@ class CaptionService(CaptionServiceServicer):
         self, request: pb.StreamCaptionRequest, context: Context
     ) -> AsyncIterator[pb.StreamCaptionResponse]:
         """Describe one picture while its caption grows."""
-        generator = self._slot.get()
+        generator = await self._models.captioner(request.model)
         settings = self._read_options(request.options, request.prompt, generator)
         try:
             picture = await self._reader.read(wire.read_image(request.image, "image"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-SERVICES = ("embedding", "index", "search", "caption", "vqa", "rerank", "model")
+SERVICES = ("embedding", "index", "search", "caption", "vqa", "rerank", "job", "model")
 """What `services` may name. ModelService and health are served in any case."""
 USERS_OF = {
     "retrieval": ("embedding", "search"),
@@ -37,6 +38,7 @@ IMAGE_SIZE_SETTINGS = {
 MAY_BE_ZERO = ("port", "torch_threads", "token_cache_disk_bytes", *IMAGE_SIZE_SETTINGS.values())
 TOKEN_CACHES = ("none", "fp16", "int8")
 KEEP_IMAGES = ("none", "original", "thumbnail")
+ROOT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 ENV_PREFIX = "MPLUG_"
 OTHER_VARIABLES = frozenset({"MPLUG_ADDRESS", "MPLUG_CACHE", "MPLUG_CONFIG"})
 """Variables of the same prefix that are the clients' and the command line's, not settings of a server."""
@@ -68,8 +70,8 @@ class ServeConfig:
     data_dir: Path = Path("mplug-data")
     """Where collections and pictures are kept. One process at a time."""
     services: tuple[str, ...] = SERVICES
-    """Which of embedding, index, search, caption, vqa, rerank and model this process serves. index alone loads no
-    model and no torch; caption, vqa and rerank answer only where their model is given."""
+    """Which of embedding, index, search, caption, vqa, rerank, job and model this process serves. index alone loads
+    no model and no torch; caption, vqa and rerank answer only where their model is given, or trained by a job."""
     model: str = "mplug-mini"
     """A shipped model, a checkpoint folder, or open_clip:NAME."""
     rerank_model: str = ""
@@ -123,6 +125,19 @@ class ServeConfig:
     ingest_in_flight: int = 128
     """Pictures of one ingest stream that may be under way; then the server stops reading it."""
 
+    jobs_dir: Path | None = None
+    """Where jobs, their data and the models that they train are kept; none: jobs in data_dir."""
+    job_roots: tuple[str, ...] = ()
+    """Folders whose content jobs may name, each as NAME=PATH; none: jobs work on what their clients send."""
+    max_running_jobs: int = 1
+    """Jobs at a time: each trains in a process of its own, on all cores or the GPU."""
+    max_queued_jobs: int = 16
+    """Most jobs that wait or are being sent; more is refused with RESOURCE_EXHAUSTED."""
+    max_job_bytes: int = 16 * 2**30
+    """Data that one job may bring."""
+    max_trained_models: int = 4
+    """Models that jobs have trained and that are in memory; of more, the one longest not asked for leaves it."""
+
     max_message_bytes: int = 64 * 2**20
     max_image_bytes: int = 20 * 2**20
     max_image_pixels: int = 50_000_000
@@ -163,6 +178,7 @@ class ServeConfig:
             f"known are {', '.join(TOKEN_CACHES)}",
         )
         self._check_services()
+        self._check_job_roots()
         for name in ("max_batch_size", "ingest_batch_size"):
             _require(
                 getattr(self, name) <= self.queue_size,
@@ -188,10 +204,22 @@ class ServeConfig:
         for name in self.services:
             _require(name in SERVICES, "services", name, f"known are {', '.join(SERVICES)}")
 
+    def _check_job_roots(self) -> None:
+        names = [root.partition("=")[0] for root in self.job_roots]
+        for root, name in zip(self.job_roots, names, strict=True):
+            remedy = "write NAME=PATH, with a name of letters, digits, '_' and '-'"
+            _require(ROOT_NAME.fullmatch(name) is not None and "=" in root, "job_roots", root, remedy)
+            _require(names.count(name) == 1, "job_roots", root, f"there are two roots named {name}")
+
+    @property
+    def job_folders(self) -> dict[str, Path]:
+        """The job roots by name."""
+        return {name: Path(path) for name, _, path in (root.partition("=") for root in self.job_roots)}
+
     @property
     def needs_model(self) -> bool:
-        """Whether a model is to be loaded."""
-        return bool(self.sources)
+        """Whether models are to be run: those that are given, or may be trained."""
+        return bool(self.sources) or "job" in self.services
 
     @property
     def sources(self) -> dict[str, ModelSource]:
@@ -273,7 +301,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
             return None
         (hint,) = (each for each in typing.get_args(hint) if each is not types.NoneType)
     if typing.get_origin(hint) is tuple:
-        names = value.split(",") if isinstance(value, str) else value
+        names = (value.split(",") if value else []) if isinstance(value, str) else value
         _require(isinstance(names, list | tuple), name, value, "give a list, or names with commas between")
         return tuple(str(each).strip() for each in names)
     if hint is bool:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mplug.text.tokenizer import Tokens
-from mplug_services.engine_seam import Engine
+from mplug_services.engine_seam import WorkQueue
 from mplug_services.prepare import PreparedImage, Preparer
 from mplug_services.room import Room, StageSeconds, stage_seconds
 from mplug_services.served_model import ServedModel
@@ -57,7 +57,7 @@ class Embedder:
         preparer: decodes and tokenizes.
     """
 
-    def __init__(self, model: ServedModel, engine: Engine, preparer: Preparer) -> None:
+    def __init__(self, model: ServedModel, engine: WorkQueue, preparer: Preparer) -> None:
         self.model = model
         self._engine = engine
         self._preparer = preparer

@@ -12,9 +12,10 @@ from mplug_api.v1 import embedding_service_pb2 as pb
 from mplug_api.v1.embedding_service_pb2_grpc import EmbeddingServiceServicer
 from mplug_services import wire
 from mplug_services.config import ServeConfig
-from mplug_services.embedder import EmbedderSlot, EmbedOutcome
+from mplug_services.embedder import EmbedOutcome
 from mplug_services.errors import error_status
 from mplug_services.image_reader import ImageReader
+from mplug_services.model_choice import ModelChoice
 
 Context = aio.ServicerContext[Any, Any]  # Any: as the generated servicers have it
 
@@ -23,13 +24,13 @@ class EmbeddingService(EmbeddingServiceServicer):
     """The servicer.
 
     Args:
-        slot: where the embedder is once the model is loaded.
+        models: where the embedder is.
         reader: reads pictures that are named by uri.
         config: limits.
     """
 
-    def __init__(self, slot: EmbedderSlot, reader: ImageReader, config: ServeConfig) -> None:
-        self._slot = slot
+    def __init__(self, models: ModelChoice, reader: ImageReader, config: ServeConfig) -> None:
+        self._models = models
         self._reader = reader
         self._config = config
 
@@ -38,7 +39,7 @@ class EmbeddingService(EmbeddingServiceServicer):
     ) -> pb.EmbedImagesResponse:
         """Embed pictures."""
         started = time.monotonic()
-        embedder = self._slot.get()
+        embedder = await self._models.embedder(request.model)
         dtype = wire.read_dtype(request.dtype, "dtype")
         wire.check_batch(len(request.images), "images", self._config.max_batch_size)
         results: list[pb.EmbedResult | None] = [None] * len(request.images)
@@ -62,7 +63,7 @@ class EmbeddingService(EmbeddingServiceServicer):
     ) -> pb.EmbedTextsResponse:
         """Embed texts."""
         started = time.monotonic()
-        embedder = self._slot.get()
+        embedder = await self._models.embedder(request.model)
         dtype = wire.read_dtype(request.dtype, "dtype")
         wire.check_batch(len(request.texts), "texts", self._config.max_batch_size)
         results: list[pb.EmbedResult | None] = [None] * len(request.texts)

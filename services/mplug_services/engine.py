@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 import torch
 
@@ -14,12 +15,16 @@ from mplug.freezing import freeze
 from mplug_services.kind_queue import Quantum
 from mplug_services.runners.batch import RunningBatch
 from mplug_services.runners.models import Models, describe, make_runners
+from mplug_services.runners.removed import RemovedRunner
 from mplug_services.runners.runner import Runner
 from mplug_services.scheduler import Scheduler
 from mplug_services.served_model import ServedModel
 from mplug_services.work import EngineStoppedError, WorkItem, WorkKind, WorkResult
 
 logger = logging.getLogger(__name__)
+
+RunnerKey = tuple[str, WorkKind]
+"""Name of the models, empty for those it began with, and what is done."""
 
 
 class ModelWorker:
@@ -40,7 +45,8 @@ class ModelWorker:
         self._num_threads = num_threads
         self._wake = threading.Event()
         self._quanta = 0
-        self._runners: dict[WorkKind, Runner] = {}
+        self._runners: dict[RunnerKey, Runner] = {}
+        self._changing = threading.Lock()
         self._suspended: dict[Quantum, RunningBatch] = {}
         self._thread = threading.Thread(target=self._run, name="model-worker", daemon=True)
 
@@ -60,6 +66,30 @@ class ModelWorker:
         futures = self.scheduler.enqueue(items, time.monotonic(), progress=progress)
         self._wake.set()
         return futures
+
+    def add(self, name: str, load: Callable[[], Models]) -> Mapping[str, ServedModel]:
+        """Load further models, warm them up and put them in service; blocks, and the worker goes on meanwhile.
+
+        Args:
+            name: of all of them; work items reach them by it. Those that had it are replaced.
+            load: makes the models, by task.
+
+        Raises:
+            MplugError: they cannot be loaded; whatever `load` says.
+        """
+        runners, served = _prepare(load)
+        self._change(name, runners)
+        return {task: replace(model, name=name) for task, model in served.items()}
+
+    def remove(self, name: str) -> None:
+        """Take added models out of service: batches that were begun end, items that wait fail."""
+        self._change(name, {})
+
+    def _change(self, name: str, runners: Mapping[WorkKind, Runner]) -> None:
+        with self._changing:
+            others = {key: runner for key, runner in self._runners.items() if key[0] != name}
+            # Replaced as a whole: the worker reads it without the lock.
+            self._runners = {**others, **{(name, kind): runner for kind, runner in runners.items()}}
 
     def stop(self, timeout: float | None = None) -> bool:
         """Take no more work, finish what was admitted, end the thread.
@@ -82,11 +112,14 @@ class ModelWorker:
 
     def _run(self) -> None:
         try:
-            served = self._prepare_models()
+            if self._num_threads > 0:
+                torch.set_num_threads(self._num_threads)
+            runners, served = _prepare(self._load)
         except Exception as error:
             self.scheduler.fail_all(EngineStoppedError("the model could not be loaded"))
             self.ready.set_exception(error)
             return
+        self._change("", runners)
         self.ready.set_result(served)
         try:
             self._serve()
@@ -94,23 +127,6 @@ class ModelWorker:
             logger.critical("the model worker ended by an error", exc_info=True)
             self.scheduler.fail_all(EngineStoppedError("the model worker has ended by an error"))
             raise
-
-    def _prepare_models(self) -> dict[str, ServedModel]:
-        if self._num_threads > 0:
-            torch.set_num_threads(self._num_threads)
-        models = self._load()
-        started = time.monotonic()
-        # Before they are frozen: fingerprints read every tensor in torch's own layout.
-        served = {task: describe(task, model) for task, model in models.items()}
-        for model in models.values():
-            freeze(model)
-        self._runners = make_runners(models)
-        for runner in self._runners.values():
-            for items in runner.warm_up():
-                _run_alone(runner, items)
-        names = ", ".join(f"{model.name} ({task})" for task, model in served.items())
-        logger.info("%s warm after %.2f s", names, time.monotonic() - started)
-        return served
 
     def _serve(self) -> None:
         while True:
@@ -130,7 +146,9 @@ class ModelWorker:
         self._quanta += 1
         batch = self._suspended.pop(quantum, None)
         if batch is None:
-            batch = RunningBatch(self._runners[quantum.kind], quantum, self._quanta)
+            key = quantum.entries[0].item.model, quantum.kind
+            runner = self._runners.get(key) or RemovedRunner(quantum.kind)
+            batch = RunningBatch(runner, quantum, self._quanta)
         goes_on = batch.advance()
         seconds = time.monotonic() - started
         if goes_on:
@@ -140,6 +158,22 @@ class ModelWorker:
             self.scheduler.complete(quantum, seconds)
         # Accounted for first: who has a result finds it done.
         batch.flush()
+
+
+def _prepare(load: Callable[[], Models]) -> tuple[dict[WorkKind, Runner], dict[str, ServedModel]]:
+    models = load()
+    started = time.monotonic()
+    # Before they are frozen: fingerprints read every tensor in torch's own layout.
+    served = {task: describe(task, model) for task, model in models.items()}
+    for model in models.values():
+        freeze(model)
+    runners = make_runners(models)
+    for runner in runners.values():
+        for items in runner.warm_up():
+            _run_alone(runner, items)
+    names = ", ".join(f"{model.name} ({task})" for task, model in served.items())
+    logger.info("%s warm after %.2f s", names or "no model", time.monotonic() - started)
+    return runners, served
 
 
 def _run_alone(runner: Runner, items: Sequence[WorkItem]) -> None:

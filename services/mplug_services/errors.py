@@ -39,6 +39,8 @@ class Failure:
     message: str
     field: str = ""
     """Path of the field at fault, e.g. `points[3].vector`."""
+    violations: Mapping[str, str] | None = None
+    """By path, what is wrong with each of several fields."""
     metadata: Mapping[str, str] | None = None
     retry_seconds: float | None = None
     """After which a repetition may succeed."""
@@ -68,6 +70,23 @@ def failed_precondition(reason: str, message: str) -> ServiceError:
     return ServiceError(Failure(code=StatusCode.FAILED_PRECONDITION, reason=reason, message=message))
 
 
+def not_found(reason: str, message: str) -> ServiceError:
+    """A name of nothing."""
+    return ServiceError(Failure(code=StatusCode.NOT_FOUND, reason=reason, message=message))
+
+
+def already_exists(reason: str, message: str) -> ServiceError:
+    """A name that is taken."""
+    return ServiceError(Failure(code=StatusCode.ALREADY_EXISTS, reason=reason, message=message))
+
+
+def permission_denied(field: str, message: str, *, reason: str) -> ServiceError:
+    """What a caller may not name."""
+    return ServiceError(
+        Failure(code=StatusCode.PERMISSION_DENIED, reason=reason, message=f"{field}: {message}", field=field)
+    )
+
+
 def unavailable(reason: str, message: str, *, retry_seconds: float | None = None) -> ServiceError:
     """Not now: loading, or shutting down."""
     return ServiceError(
@@ -81,6 +100,7 @@ _KNOWN: tuple[tuple[type[Exception], grpc.StatusCode, str], ...] = (
     (work.BatchTooLargeError, StatusCode.INVALID_ARGUMENT, "BATCH_TOO_LARGE"),
     (work.DeadlineExceededError, StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (work.EngineStoppedError, StatusCode.UNAVAILABLE, "ENGINE_STOPPED"),
+    (work.ModelRemovedError, StatusCode.UNAVAILABLE, "MODEL_REMOVED"),
     (work.NonFiniteError, StatusCode.INTERNAL, "NON_FINITE"),
     (index_errors.CollectionNotFoundError, StatusCode.NOT_FOUND, "COLLECTION_NOT_FOUND"),
     (index_errors.CollectionExistsError, StatusCode.ALREADY_EXISTS, "COLLECTION_EXISTS"),
@@ -160,9 +180,10 @@ def _details(failure: Failure) -> Sequence[Message]:
     details: list[Message] = [
         ErrorInfo(domain=DOMAIN, reason=failure.reason, metadata=dict(failure.metadata or {}))
     ]
-    if failure.field:
-        violation = BadRequest.FieldViolation(field=failure.field, description=failure.message)
-        details.append(BadRequest(field_violations=[violation]))
+    violations = failure.violations or ({failure.field: failure.message} if failure.field else {})
+    if violations:
+        fields = [BadRequest.FieldViolation(field=each, description=why) for each, why in violations.items()]
+        details.append(BadRequest(field_violations=fields))
     if failure.retry_seconds is not None:
         delay = Duration()
         delay.FromNanoseconds(int(failure.retry_seconds * 1e9))

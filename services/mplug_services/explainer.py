@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mplug.decoder_facts import DecoderFacts
 from mplug.heat_maps import Explain, HeatMap, words_in
 from mplug.text.tokenizer import Tokens, WordPieceTokenizer
-from mplug_services.engine_seam import Engine
+from mplug_services.engine_seam import WorkQueue
 from mplug_services.explain_work import ExplainWords
 from mplug_services.prepare import PreparedImage, Preparer
 from mplug_services.room import run_when_room, stage_seconds
@@ -36,7 +36,9 @@ class Explainer:
         preparer: decodes, tokenizes and draws.
     """
 
-    def __init__(self, model: ServedModel, decoder: DecoderFacts, engine: Engine, preparer: Preparer) -> None:
+    def __init__(
+        self, model: ServedModel, decoder: DecoderFacts, engine: WorkQueue, preparer: Preparer
+    ) -> None:
         self._model = model
         self._decoder = decoder
         self._engine = engine

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mplug.decoder_facts import DecoderFacts
 from mplug.heat_maps import HeatMap
 from mplug.text.tokenizer import Tokens
-from mplug_services.engine_seam import Engine
+from mplug_services.engine_seam import WorkQueue
 from mplug_services.explainer import Explainer
 from mplug_services.generation_options import GenerationSettings
 from mplug_services.generation_work import GeneratedIds, RankedIndices
@@ -80,7 +80,7 @@ class Generator:
         preparer: decodes and tokenizes.
     """
 
-    def __init__(self, model: ServedModel, engine: Engine, preparer: Preparer) -> None:
+    def __init__(self, model: ServedModel, engine: WorkQueue, preparer: Preparer) -> None:
         assert model.decoder is not None, model
         self.model = model
         self.decoder: DecoderFacts = model.decoder

@@ -116,15 +116,15 @@ class KindQueue:
     def _take_batch(self) -> list[Entry]:
         """The first item and those behind it that run with it, while the batch stays within the budget.
 
-        A batch costs its longest item times their number, as if padded. Items of another batch key are passed over.
+        A batch costs its longest item times their number, as if padded. Items of another group are passed over.
         """
         taken: list[Entry] = []
         kept: list[tuple[float, int, Entry]] = []
-        key: Hashable = None
+        group: Hashable = None
         largest = 0
         for place, row in enumerate(self._rows):
             entry = row[2]
-            if taken and entry.item.batch_key != key:
+            if taken and entry.item.group != group:
                 kept.append(row)
                 continue
             larger = max(largest, entry.item.cost)
@@ -134,6 +134,6 @@ class KindQueue:
             # Once running, a future is not taken out of the queue any more; one cancelled an instant ago is left out.
             if entry.future.set_running_or_notify_cancel():
                 taken.append(entry)
-                key, largest = entry.item.batch_key, larger
+                group, largest = entry.item.group, larger
         self._rows = kept
         return taken

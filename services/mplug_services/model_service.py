@@ -14,6 +14,7 @@ from mplug_api.v1.model_service_pb2_grpc import ModelServiceServicer
 from mplug_services import wire
 from mplug_services.config import ServeConfig
 from mplug_services.served_model import ServedModel
+from mplug_services.trained_models import TrainedModels
 
 MAX_ID_BYTES = 512
 """The index's own limit, published."""
@@ -23,15 +24,21 @@ class ModelService(ModelServiceServicer):
     """The servicer.
 
     Args:
-        models: by task, those in service; empty before they are loaded.
+        models: by task, the server's own; empty before they are loaded.
+        trained: those that jobs have trained; they are listed while they are in memory.
         config: limits.
         services: full names of what this process serves.
     """
 
     def __init__(
-        self, models: Mapping[str, ServedModel], config: ServeConfig, services: Sequence[str]
+        self,
+        models: Mapping[str, ServedModel],
+        trained: TrainedModels,
+        config: ServeConfig,
+        services: Sequence[str],
     ) -> None:
         self._models = models
+        self._trained = trained
         self._config = config
         self._services = services
         self._start_time = wire.write_time(datetime.now(UTC))
@@ -42,7 +49,7 @@ class ModelService(ModelServiceServicer):
         """Describe the server."""
         return pb.GetServerInfoResponse(
             version=mplug.__version__,
-            models=[_write_model(model) for model in self._models.values()],
+            models=[_write_model(each) for each in [*self._models.values(), *self._trained.in_memory]],
             limits=_write_limits(self._config),
             services=self._services,
             start_time=self._start_time,

@@ -15,6 +15,8 @@ from mplug_api.v1 import (
     embedding_service_pb2_grpc,
     index_service_pb2,
     index_service_pb2_grpc,
+    job_service_pb2,
+    job_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
     rerank_service_pb2,
@@ -29,12 +31,15 @@ from mplug_services.caption_service import CaptionService
 from mplug_services.config import MODEL_SETTINGS, ServeConfig
 from mplug_services.embedder import Embedder, EmbedderSlot
 from mplug_services.embedding_service import EmbeddingService
-from mplug_services.engine_seam import Engine
+from mplug_services.engine_seam import Engine, WorkQueue
 from mplug_services.errors import failed_precondition, unavailable
 from mplug_services.generator import Generator
 from mplug_services.image_reader import ImageReader
 from mplug_services.index_service import IndexService
+from mplug_services.job_parts import Jobs
+from mplug_services.job_service import JobService
 from mplug_services.kept_pictures import KeptPictures
+from mplug_services.model_choice import ModelChoice
 from mplug_services.model_service import ModelService
 from mplug_services.prepare import Preparer
 from mplug_services.rerank_service import RerankService
@@ -44,6 +49,7 @@ from mplug_services.served_model import ServedModel
 from mplug_services.slot import Slot
 from mplug_services.storage import Storage
 from mplug_services.token_cache import TokenCache
+from mplug_services.trained_models import TrainedModels, Users
 from mplug_services.vqa_service import VqaService
 
 FULL_NAMES = {
@@ -53,6 +59,7 @@ FULL_NAMES = {
     "caption": caption_service_pb2.DESCRIPTOR.services_by_name["CaptionService"].full_name,
     "vqa": vqa_service_pb2.DESCRIPTOR.services_by_name["VqaService"].full_name,
     "rerank": rerank_service_pb2.DESCRIPTOR.services_by_name["RerankService"].full_name,
+    "job": job_service_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
     "model": model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 }
 TASKS_OF = {
@@ -67,7 +74,7 @@ LOADING_RETRY_SECONDS = 1.0
 
 
 class Slots:
-    """Where the models' users will be once the models are loaded and warm.
+    """Where the users of the server's own models will be once these are loaded and warm.
 
     Args:
         config: says which models are given.
@@ -93,9 +100,18 @@ class Parts:
     reader: ImageReader
     pictures: KeptPictures
     storage: Storage | None
+    trained: TrainedModels
+    jobs: Jobs | None
+    """Where there is a JobService."""
     tokens: TokenCache | None
     """Where the reranker's image tokens are kept; None where nothing is reranked."""
     draining: asyncio.Event
+
+    @property
+    def models(self) -> ModelChoice:
+        """What services ask for their models."""
+        own = self.slots
+        return ModelChoice(own.models, own.embedder, own.captioner, own.answerer, own.reranker, self.trained)
 
 
 def selected(config: ServeConfig) -> list[str]:
@@ -110,58 +126,71 @@ def served(config: ServeConfig) -> list[str]:
 
 def add_services(server: aio.Server, parts: Parts) -> None:
     """Put the selected services into a server."""
-    config, slots = parts.config, parts.slots
+    config, models = parts.config, parts.models
     names = selected(config)
     if "embedding" in names:
-        embedding = EmbeddingService(slots.embedder, parts.reader, config)
+        embedding = EmbeddingService(models, parts.reader, config)
         embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(embedding, server)
     if "index" in names and parts.storage is not None:
         index = IndexService(parts.storage.database, parts.pool, config)
         index_service_pb2_grpc.add_IndexServiceServicer_to_server(index, server)
     if "search" in names and parts.storage is not None:
-        search_service_pb2_grpc.add_SearchServiceServicer_to_server(_search(parts, parts.storage), server)
+        search = SearchService(
+            models,
+            parts.storage.collections,
+            parts.pool,
+            parts.reader,
+            config,
+            parts.draining,
+            pictures=parts.pictures,
+        )
+        search_service_pb2_grpc.add_SearchServiceServicer_to_server(search, server)
     if "caption" in names:
-        caption = CaptionService(slots.captioner, parts.reader, config)
+        caption = CaptionService(models, parts.reader, config)
         caption_service_pb2_grpc.add_CaptionServiceServicer_to_server(caption, server)
     if "vqa" in names:
-        vqa = VqaService(slots.answerer, parts.reader, config)
+        vqa = VqaService(models, parts.reader, config)
         vqa_service_pb2_grpc.add_VqaServiceServicer_to_server(vqa, server)
     if "rerank" in names:
         collections = None if parts.storage is None else parts.storage.collections
-        rerank = RerankService(slots.reranker, collections, parts.pool, config)
+        rerank = RerankService(models, collections, parts.pool, config)
         rerank_service_pb2_grpc.add_RerankServiceServicer_to_server(rerank, server)
-    model = ModelService(slots.models, config, [FULL_NAMES[name] for name in served(config)])
+    if parts.jobs is not None:
+        job = JobService(parts.jobs, parts.reader, parts.preparer, parts.pool, config)
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(job, server)
+    model = ModelService(
+        parts.slots.models, parts.trained, config, [FULL_NAMES[name] for name in served(config)]
+    )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
 
 
-def fill_slots(parts: Parts, models: Mapping[str, ServedModel], engine: Engine) -> None:
-    """Put loaded models in service."""
-    slots = parts.slots
-    slots.models.update(models)
-    if "retrieval" in models:
-        slots.embedder.fill(Embedder(models["retrieval"], engine, parts.preparer))
-    if "caption" in models:
-        slots.captioner.fill(Generator(models["caption"], engine, parts.preparer))
-    if "vqa" in models:
-        slots.answerer.fill(Generator(models["vqa"], engine, parts.preparer))
+def make_users(parts: Parts, models: Mapping[str, ServedModel], queue: WorkQueue) -> Users:
+    """What the services ask, of models by task."""
+    reranker = None
     if "rerank" in models and parts.tokens is not None:
-        slots.reranker.fill(
-            Reranker(models["rerank"], engine, parts.preparer, parts.tokens, parts.pictures, parts.pool)
-        )
-
-
-def _search(parts: Parts, storage: Storage) -> SearchService:
-    return SearchService(
-        parts.slots.embedder,
-        storage.collections,
-        parts.pool,
-        parts.reader,
-        parts.config,
-        parts.draining,
-        pictures=parts.pictures,
-        rerankers=parts.slots.reranker,
-        captioners=parts.slots.captioner,
+        pictures, tokens = parts.pictures, parts.tokens
+        reranker = Reranker(models["rerank"], queue, parts.preparer, tokens, pictures, parts.pool)
+    return Users(
+        models,
+        embedder=Embedder(models["retrieval"], queue, parts.preparer) if "retrieval" in models else None,
+        captioner=Generator(models["caption"], queue, parts.preparer) if "caption" in models else None,
+        answerer=Generator(models["vqa"], queue, parts.preparer) if "vqa" in models else None,
+        reranker=reranker,
     )
+
+
+def fill_slots(parts: Parts, models: Mapping[str, ServedModel], engine: Engine) -> None:
+    """Put the server's own models in service."""
+    slots, users = parts.slots, make_users(parts, models, engine)
+    slots.models.update(models)
+    if users.embedder is not None:
+        slots.embedder.fill(users.embedder)
+    if users.captioner is not None:
+        slots.captioner.fill(users.captioner)
+    if users.answerer is not None:
+        slots.answerer.fill(users.answerer)
+    if users.reranker is not None:
+        slots.reranker.fill(users.reranker)
 
 
 def _not_ready(task: str, config: ServeConfig) -> Callable[[], Exception]:

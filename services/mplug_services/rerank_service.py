@@ -18,8 +18,8 @@ from mplug_services.collection_store import CollectionStore
 from mplug_services.config import ServeConfig
 from mplug_services.errors import ServiceError, error_status, failed_precondition, invalid_argument
 from mplug_services.kept_pictures import PictureSource, source_of
-from mplug_services.reranker import Outcome, Reranker
-from mplug_services.slot import Slot
+from mplug_services.model_choice import ModelChoice
+from mplug_services.reranker import Outcome
 from mplug_services.wire_explanation import read_explain, write_heat_map
 
 Context = aio.ServicerContext[Any, Any]  # Any: as the generated servicers have it
@@ -32,7 +32,7 @@ class RerankService(RerankServiceServicer):
     """The servicer. RPC names are those of the API (N802).
 
     Args:
-        slot: where the reranker is once its model is loaded.
+        models: where the reranker is.
         collections: the index, for candidates that are named by id; None where this server has no data.
         pool: where the index's calls run.
         config: limits.
@@ -40,12 +40,12 @@ class RerankService(RerankServiceServicer):
 
     def __init__(
         self,
-        slot: Slot[Reranker],
+        models: ModelChoice,
         collections: CollectionStore | None,
         pool: BlockingPool,
         config: ServeConfig,
     ) -> None:
-        self._slot = slot
+        self._models = models
         self._collections = collections
         self._pool = pool
         self._config = config
@@ -53,7 +53,7 @@ class RerankService(RerankServiceServicer):
     async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:  # noqa: N802
         """Score candidates until the deadline is near."""
         started = time.monotonic()
-        reranker = self._slot.get()
+        reranker = await self._models.reranker(request.model)
         wire.check_text(request.text, "text", self._config.max_text_bytes)
         wire.check_batch(len(request.candidates), "candidates", self._config.max_batch_size)
         limit = self._config.max_explained_items

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mplug.heat_maps import Explain, HeatMap
 from mplug.text.tokenizer import Tokens
 from mplug_services.blocking import BlockingPool
-from mplug_services.engine_seam import Engine
+from mplug_services.engine_seam import WorkQueue
 from mplug_services.explain_work import ExplainMatch
 from mplug_services.kept_pictures import KeptImage, KeptPictures, Picture, PictureSource
 from mplug_services.prepare import PreparedImage, Preparer
@@ -72,7 +72,7 @@ class Reranker:
     def __init__(
         self,
         model: ServedModel,
-        engine: Engine,
+        engine: WorkQueue,
         preparer: Preparer,
         cache: TokenCache,
         pictures: KeptPictures,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mplug_services.engine_seam import Engine
+from mplug_services.engine_seam import WorkQueue
 from mplug_services.work import DeadlineExceededError, QueueFullError, WorkItem, WorkResult
 
 
@@ -48,7 +48,7 @@ class Room:
         count: items.
     """
 
-    def __init__(self, engine: Engine, count: int) -> None:
+    def __init__(self, engine: WorkQueue, count: int) -> None:
         self._engine = engine
         self._left = count
         self.results: list[WorkResult | Exception] = []
@@ -93,7 +93,7 @@ class Room:
         self._left = 0
 
 
-async def run_when_room(engine: Engine, item: WorkItem) -> WorkResult:
+async def run_when_room(engine: WorkQueue, item: WorkItem) -> WorkResult:
     """One item's result, as soon as the queue has room for it; for work of a call that was let in already.
 
     Raises:

@@ -20,17 +20,17 @@ from mplug_services import ingest, wire
 from mplug_services.blocking import BlockingPool
 from mplug_services.collection_store import CollectionStore
 from mplug_services.config import ServeConfig
-from mplug_services.embedder import SEARCH_PATIENCE, Embedder, EmbedderSlot, StageSeconds
+from mplug_services.embedder import SEARCH_PATIENCE, Embedder, StageSeconds
 from mplug_services.errors import ServiceError, error_status, invalid_argument, to_failure
 from mplug_services.generation_options import GenerationSettings, read_options
 from mplug_services.generator import Generator
 from mplug_services.hit_refiner import Hit, RerankedHits, caption_hits, rerank_hits
 from mplug_services.image_reader import ImageReader, ImageSource
 from mplug_services.kept_pictures import KeptPictures
+from mplug_services.model_choice import ModelChoice
 from mplug_services.query_parts import Parts, read_parts, take_vectors, text_to_rerank
 from mplug_services.rerank_service import stop_time
 from mplug_services.reranker import Reranker
-from mplug_services.slot import Slot
 from mplug_services.tasks import both
 from mplug_services.wire_filter import read_filter
 
@@ -57,20 +57,18 @@ class SearchService(SearchServiceServicer):
     """The servicer. RPC names are those of the API (N802).
 
     Args:
-        slot: where the embedder is once the model is loaded.
+        models: where the embedder is, and the reranker and captioner for searches that want them.
         collections: the index and the pictures.
         pool: where the index's calls run.
         reader: reads pictures that are named by uri.
         config: limits.
         draining: set when the server is about to stop: streams then take nothing more.
         pictures: reads the pictures behind hits.
-        rerankers: where the reranker is once its model is loaded; asked by searches that rerank.
-        captioners: the same of captions.
     """
 
     def __init__(
         self,
-        slot: EmbedderSlot,
+        models: ModelChoice,
         collections: CollectionStore,
         pool: BlockingPool,
         reader: ImageReader,
@@ -78,28 +76,24 @@ class SearchService(SearchServiceServicer):
         draining: asyncio.Event,
         *,
         pictures: KeptPictures,
-        rerankers: Slot[Reranker],
-        captioners: Slot[Generator],
     ) -> None:
-        self._slot = slot
+        self._models = models
         self._collections = collections
         self._pool = pool
         self._reader = reader
         self._config = config
         self._draining = draining
         self._pictures = pictures
-        self._rerankers = rerankers
-        self._captioners = captioners
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:  # noqa: N802
         """Embed the query's parts, find the nearest points, and refine them as asked."""
         started = time.monotonic()
         deadline = wire.read_deadline(context)
-        embedder = self._slot.get()
+        embedder = await self._models.embedder(request.model)
         parts = read_parts(request.parts, self._config)
         top_k = wire.read_limited(request.top_k, "top_k", DEFAULT_TOP_K, self._config.max_top_k)
         where = read_filter(request.filter) if request.HasField("filter") else None
-        wishes = self._read_wishes(request, parts)
+        wishes = await self._read_wishes(request, parts)
         if parts.texts or parts.images:
             await self._pool.run(self._collections.check_model, request.collection, embedder.model)
         seconds, truncated = await self._embed(embedder, parts, deadline)
@@ -122,7 +116,7 @@ class SearchService(SearchServiceServicer):
             rerank_model=wire.write_model(wishes.reranker.model) if wishes.reranker else None,
         )
 
-    def _read_wishes(self, request: pb.SearchRequest, parts: Parts) -> _Wishes:
+    async def _read_wishes(self, request: pb.SearchRequest, parts: Parts) -> _Wishes:
         if request.score_fusion not in _FUSIONS:
             raise invalid_argument(
                 "score_fusion",
@@ -135,9 +129,9 @@ class SearchService(SearchServiceServicer):
                 request.rerank_top_k, "rerank_top_k", 0, self._config.max_batch_size
             )
             wishes.text = text_to_rerank(parts)
-            wishes.reranker = self._rerankers.get()
+            wishes.reranker = await self._models.reranker(request.rerank_model, "rerank_model")
         if request.caption_results:
-            wishes.captioner = self._captioners.get()
+            wishes.captioner = await self._models.captioner(request.caption_model, "caption_model")
             wishes.caption_settings = read_options(
                 generation_pb2.GenerationOptions(),
                 wishes.captioner.decoder,
@@ -194,8 +188,8 @@ class SearchService(SearchServiceServicer):
         self, request_iterator: AsyncIterator[pb.IngestRequest], context: Context
     ) -> AsyncIterator[pb.IngestResponse]:
         """Embed a stream of pictures into a collection."""
-        embedder = self._slot.get()
-        options = await self._read_options(request_iterator)
+        first, options = await self._read_options(request_iterator)
+        embedder = await self._models.embedder(first.model, "options.model")
         collection = await self._pool.run(
             self._collections.open, options.collection, embedder.model, options.create_if_missing
         )
@@ -208,7 +202,9 @@ class SearchService(SearchServiceServicer):
             async for event in events:
                 yield _write_event(event)
 
-    async def _read_options(self, requests: AsyncIterator[pb.IngestRequest]) -> ingest.IngestOptions:
+    async def _read_options(
+        self, requests: AsyncIterator[pb.IngestRequest]
+    ) -> tuple[pb.IngestOptions, ingest.IngestOptions]:
         first = await anext(requests, None)
         if first is None or first.WhichOneof("message") != "options":
             raise invalid_argument("options", "the first message must carry the options", reason="NO_OPTIONS")
@@ -219,7 +215,7 @@ class SearchService(SearchServiceServicer):
                 f"{options.keep_images} is no known KeepImages",
                 reason="UNKNOWN_KEEP_IMAGES",
             )
-        return ingest.IngestOptions(
+        return options, ingest.IngestOptions(
             collection=options.collection,
             create_if_missing=options.create_if_missing,
             keep_images=_KEEP[options.keep_images] or ingest.KeepImages(self._config.keep_images),

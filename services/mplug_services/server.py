@@ -29,14 +29,26 @@ from mplug_services.engine_seam import Engine
 from mplug_services.explain_work import EXPLAIN_BUDGET
 from mplug_services.image_reader import ImageReader
 from mplug_services.interceptor import ErrorInterceptor, RpcCounter
+from mplug_services.job_parts import Jobs, jobs_folder, open_jobs
+from mplug_services.jobs.store import JobStore
 from mplug_services.kept_pictures import KeptPictures
 from mplug_services.listen import StartupError, channel_options, listen
 from mplug_services.prepare import Preparer
-from mplug_services.registration import FULL_NAMES, Parts, Slots, add_services, fill_slots, selected, served
+from mplug_services.registration import (
+    FULL_NAMES,
+    Parts,
+    Slots,
+    add_services,
+    fill_slots,
+    make_users,
+    selected,
+    served,
+)
 from mplug_services.rerank_work import MAX_BATCH_VISUAL_TOKENS
 from mplug_services.scheduler import Scheduler
 from mplug_services.storage import Storage
 from mplug_services.token_cache import TokenCache, TokenStorage
+from mplug_services.trained_models import TrainedModels
 from mplug_services.work import WorkKind
 
 logger = logging.getLogger(__name__)
@@ -49,6 +61,8 @@ and not yet handed over, and a client could not tell that from a cancellation of
 WATCHER_SECONDS = 0.5
 """How long a stop lets watchers of health leave by themselves."""
 MAX_WAITING_INDEX_CALLS = 256
+WITHOUT_MODEL = ("index", "job", "model")
+"""Services that answer before any model is loaded."""
 
 
 class Server:
@@ -111,7 +125,7 @@ class Server:
         self._closing.push_async_callback(self._grpc.stop, 0)
         if self._engine is not None:
             self._engine.start()
-        await self._set_health(SERVING, [name for name in ("index", "model") if name in self.names])
+        await self._set_health(SERVING, [name for name in WITHOUT_MODEL if name in self.names])
 
     async def wait_ready(self) -> None:
         """Wait until the model is loaded and warm, and every service answers.
@@ -122,6 +136,8 @@ class Server:
         if self._engine is not None:
             models = await asyncio.shield(asyncio.wrap_future(self._engine.ready))
             fill_slots(self._parts, models, self._engine)
+        if self._parts.jobs is not None:
+            self._parts.jobs.manager.start(self._parts.jobs.run)
         await self._set_health(SERVING, [*self.names, ""])
 
     @property
@@ -143,6 +159,8 @@ class Server:
         self.begin_drain()
         self._counter.close()
         await self._health.enter_graceful_shutdown()
+        if self._parts.jobs is not None:
+            await self._parts.jobs.manager.stop()
         await asyncio.sleep(LAME_DUCK_SECONDS)
         stopping = asyncio.create_task(self._grpc.stop(self.config.grace_seconds))
         idle = asyncio.create_task(self._counter.wait_idle())
@@ -162,16 +180,44 @@ class Server:
         limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
         preparer = Preparer(limits, config.num_prepare_workers)
         self._closing.callback(preparer.close)
+        trained = self._trained_models()
+        slots = Slots(config)
         tokens = None
-        if "rerank" in config.sources:
+        if _reranks(config):
             tokens = await pool.run(_open_token_cache, config)
             self._closing.push_async_callback(pool.run, tokens.close)
         reader = ImageReader(root, pool, config.max_image_bytes)
         kept = None if self.storage is None else self.storage.collections.pictures
         pictures = KeptPictures(kept, reader, pool)
+        jobs = await self._open_jobs(pool, trained, slots) if "job" in config.services else None
         return Parts(
-            config, Slots(config), pool, preparer, reader, pictures, self.storage, tokens, self._draining
+            config=config,
+            slots=slots,
+            pool=pool,
+            preparer=preparer,
+            reader=reader,
+            pictures=pictures,
+            storage=self.storage,
+            trained=trained,
+            jobs=jobs,
+            tokens=tokens,
+            draining=self._draining,
         )
+
+    def _trained_models(self) -> TrainedModels:
+        config = self.config
+        return TrainedModels(
+            self._engine,
+            lambda models, queue: make_users(self._parts, models, queue),
+            device=config.device,
+            dtype=config.dtype,
+            most=config.max_trained_models,
+        )
+
+    async def _open_jobs(self, pool: BlockingPool, trained: TrainedModels, slots: Slots) -> Jobs:
+        store = await pool.run(_open_job_store, self.config)
+        self._closing.callback(store.close)
+        return open_jobs(self.config, pool, trained, slots.models, self._draining, store)
 
     async def _set_health(
         self, status: health_pb2.HealthCheckResponse.ServingStatus, names: list[str]
@@ -268,6 +314,24 @@ def _open_storage(config: ServeConfig) -> Storage:
         ) from error
     except (StorageError, OSError) as error:
         raise StartupError(f"data_dir {str(config.data_dir)!r} cannot be opened: {error}") from error
+
+
+def _open_job_store(config: ServeConfig) -> JobStore:
+    folder = jobs_folder(config)
+    try:
+        return JobStore(folder)
+    except DatabaseLockedError as error:
+        raise StartupError(
+            f"jobs_dir {str(folder)!r} is in use by another process; stop that one or choose another"
+        ) from error
+    except OSError as error:
+        raise StartupError(f"jobs_dir {str(folder)!r} cannot be opened: {error}") from error
+
+
+def _reranks(config: ServeConfig) -> bool:
+    """Whether there may be a reranker: the server's own, or one that is trained."""
+    may_be_trained = "job" in config.services and bool({"rerank", "search"} & set(config.services))
+    return "rerank" in config.sources or may_be_trained
 
 
 def _open_root(path: Path) -> PictureRoot:

@@ -18,7 +18,7 @@ from mplug_services.errors import ServiceError, error_status, invalid_argument, 
 from mplug_services.generation_options import GenerationSettings, read_options
 from mplug_services.generator import Generator, PictureQuestion, TextBatch, TextOutcome
 from mplug_services.image_reader import ImageReader
-from mplug_services.slot import Slot
+from mplug_services.model_choice import ModelChoice
 from mplug_services.wire_explanation import read_explain, write_heat_map
 from mplug_services.wire_generation import write_progress, write_texts
 
@@ -32,13 +32,13 @@ class VqaService(VqaServiceServicer):
     """The servicer.
 
     Args:
-        slot: where the answering model is once it is loaded.
+        models: where the answering model is.
         reader: reads pictures that are named by uri.
         config: limits.
     """
 
-    def __init__(self, slot: Slot[Generator], reader: ImageReader, config: ServeConfig) -> None:
-        self._slot = slot
+    def __init__(self, models: ModelChoice, reader: ImageReader, config: ServeConfig) -> None:
+        self._models = models
         self._reader = reader
         self._config = config
 
@@ -47,7 +47,7 @@ class VqaService(VqaServiceServicer):
     ) -> pb.AnswerResponse:
         """Answer questions, in words of the model's own or with the best of a list."""
         started = time.monotonic()
-        generator = self._slot.get()
+        generator = await self._models.answerer(request.model)
         ranks = request.WhichOneof("mode") == "rank"
         settings = None if ranks else self._read_options(request.generate, "generate", generator)
         k = self._read_rank(request.rank) if ranks else 0
@@ -85,7 +85,7 @@ class VqaService(VqaServiceServicer):
         self, request: pb.StreamAnswerRequest, context: Context
     ) -> AsyncIterator[pb.StreamAnswerResponse]:
         """Answer one question while the answer grows."""
-        generator = self._slot.get()
+        generator = await self._models.answerer(request.model)
         settings = self._read_options(request.options, "options", generator)
         question = await self._read_question(request.question, "question")
         model = wire.write_model(generator.model)

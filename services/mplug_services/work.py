@@ -46,6 +46,8 @@ class WorkItem:
     """When its caller stops waiting; it is dropped after that. None: never."""
     patience: float = 30.0
     """Seconds in which it wants to be served. It orders the queue (see `Scheduler`), and drops nothing."""
+    model: str = ""
+    """Name of the models that it is for, where these were added to the engine; empty: those it began with."""
 
     @property
     def kind(self) -> WorkKind:
@@ -59,8 +61,13 @@ class WorkItem:
 
     @property
     def batch_key(self) -> Hashable:
-        """Items of one kind run together where these are equal; None: with all that have None."""
+        """Items of one kind and model run together where these are equal; None: with all that have None."""
         return None
+
+    @property
+    def group(self) -> Hashable:
+        """What items of one kind have in common that run together."""
+        return self.model, self.batch_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -192,6 +199,10 @@ class DeadlineExceededError(WorkError):
 
 class EngineStoppedError(WorkError):
     """The engine takes no more work: it is shutting down, or its model is not loaded yet."""
+
+
+class ModelRemovedError(WorkError):
+    """The model that the item is for was taken out while the item waited; asking again puts it back."""
 
 
 class NonFiniteError(WorkError):

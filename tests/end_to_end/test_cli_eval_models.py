@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,40 @@ def test_answers_stand_beside_the_question_only_baseline(model: str, data: Path,
     assert facts["changed_by_noise"] is not None
 
 
+def test_answers_are_also_chosen_from_a_list(
+    model: str, data: Path, capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choices = ["piece7", "piece8", "piece9 piece10", "piece11"]
+    file = tmp_path / "answers.txt"
+    file.write_text("\n".join([*choices, "", choices[0]]))
+    common = ["--model", model, "--data", str(data), "--answers", str(file), "--rank-k", "3"]
+    facts = evaluate(capsys, "vqa", *common, "--max-length", 2)
+    chooser = mplug.pipelines.make_runner("visual-question-answering", model)
+    rows = [json.loads(line) for line in (data / "vqa.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row["split"] == "val"]
+    inputs = [mplug.pipelines.Input((data / row["image"]).read_bytes(), row["question"]) for row in kept]
+    best = [outcome.ranked[0].text for outcome in chooser.rank(inputs, choices, 3)]
+    right = [vqa.accuracy(answer, row["answers"]) for answer, row in zip(best, kept, strict=True)]
+    assert sum(right) > 0
+    assert facts["ranked"] == pytest.approx(100 * sum(right) / len(kept))
+    by_kind = {
+        kind: [hit for hit, row in zip(right, kept, strict=True) if row["type"] == kind]
+        for kind in facts["types"]
+    }
+    for kind, hits in by_kind.items():
+        assert facts["types"][kind]["ranked"] == pytest.approx(100 * sum(hits) / len(hits))
+    without = evaluate(capsys, "vqa", "--model", model, "--data", data, "--max-length", 2)
+    assert "ranked" not in without
+    assert without["accuracy"] == facts["accuracy"]
+    assert without["fewer_than_ten_people"] == len(kept)
+
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["eval", "vqa", *common, "--limit", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "ranked %" in out
+    assert "4 questions were answered by fewer than ten people" in out
+
+
 def test_a_table_of_answers(
     model: str, data: Path, capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +215,9 @@ def test_without_reranking_there_is_one_order(model: str, data: Path, capsys: Ou
         (["captions", "--limit", "0"], "--limit takes a number from 1 on", 2),
         (["vqa", "--batch-size", "0"], "--batch-size takes", 2),
         (["vqa", "--language", "fr"], "no questions to train the baseline on", 2),
+        (["vqa", "--answers", "gone.txt"], "--answers gone.txt cannot be read", 2),
+        (["vqa", "--answers", os.devnull], "holds no answers", 2),
+        (["vqa", "--rank-k", "0"], "--rank-k takes", 2),
         (["retrieval", "--rerank-k", "-1"], "--rerank-k takes", 2),
         (["captions", "--data", "nowhere"], "--data nowhere is not a folder", 2),
     ],

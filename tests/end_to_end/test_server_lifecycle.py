@@ -43,7 +43,7 @@ from services.serving import (
 Code = grpc.StatusCode
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-NAMES = [f"mplug_api.v1.{name}Service" for name in ("Embedding", "Index", "Search", "Model")]
+NAMES = [f"mplug_api.v1.{name}Service" for name in ("Embedding", "Index", "Search", "Job", "Model")]
 
 
 def images(count: int = 1) -> embedding_service_pb2.EmbedImagesRequest:
@@ -64,7 +64,7 @@ async def test_health_follows_the_loading_of_the_model(tmp_path: Path) -> None:
         async with aio.insecure_channel(server.address) as channel:
             await model.wait_for_pass()
             before = [await health(channel, name) for name in ["", *NAMES]]
-            assert before == [NOT_SERVING, NOT_SERVING, SERVING, NOT_SERVING, SERVING]
+            assert before == [NOT_SERVING, NOT_SERVING, SERVING, NOT_SERVING, SERVING, SERVING]
             embedding: Any = EmbeddingServiceStub(channel)
             with pytest.raises(aio.AioRpcError) as failed:
                 await embedding.EmbedImages(images())
@@ -75,7 +75,7 @@ async def test_health_follows_the_loading_of_the_model(tmp_path: Path) -> None:
             assert not described.models
             model.gate.set()
             await server.wait_ready()
-            assert [await health(channel, name) for name in ["", *NAMES]] == [SERVING] * 5
+            assert [await health(channel, name) for name in ["", *NAMES]] == [SERVING] * 6
             assert len((await embedding.EmbedImages(images())).results) == 1
     finally:
         await server.stop()

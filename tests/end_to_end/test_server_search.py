@@ -235,7 +235,7 @@ async def test_server_info(stubs: Stubs) -> None:
     assert model.embedding_fingerprint == build_model().fingerprint
     assert model.parameter_count > 10_000
     assert list(info.services) == [
-        f"mplug_api.v1.{name}Service" for name in ("Embedding", "Index", "Search", "Model")
+        f"mplug_api.v1.{name}Service" for name in ("Embedding", "Index", "Search", "Job", "Model")
     ]
     limits = info.limits
     assert (limits.max_message_bytes, limits.max_batch_size, limits.queue_size) == (64 * 2**20, 256, 1024)

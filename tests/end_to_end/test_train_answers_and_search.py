@@ -21,6 +21,7 @@ from finetuning_runs import (
     train,
     write_rows,
 )
+from mplug.evaluation import vqa
 from mplug.train.config import override
 from mplug.train.experiments.finetuning import answering, retrieval
 from mplug.train.experiments.recipes import RetrievalConfig, VqaConfig, finetune_retrieval, finetune_vqa
@@ -73,6 +74,15 @@ def test_ten_people_s_answers_count_as_the_challenge_counts_them(start: Path, tm
     said = {str(number): "piece10" for number in range(DEV)}
     # Two of ten: left out themselves one agrees, else two (8 x 2/3 + 2 x 1/3) / 10.
     assert evaluator.score(said)["vqa"] == pytest.approx(60)
+
+
+def test_five_people_count_in_training_as_in_evaluation(start: Path, tmp_path: Path) -> None:
+    people = ["piece10", *["piece11"] * 4]
+    data = write_rows(tmp_path)
+    save_rows(data, [{**row, "answers": people} for row in read_rows(data)])
+    evaluator: Any = answering(override(finetune_vqa(), settings(start)), data).setup.evaluator
+    found = evaluator.score({str(number): "piece10" for number in range(DEV)})
+    assert found["vqa"] == pytest.approx(100 * vqa.accuracy("piece10", people)) == pytest.approx(60)
 
 
 def test_search_is_learned_and_measured_in_every_order(start: Path, tmp_path: Path) -> None:

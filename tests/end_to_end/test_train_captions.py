@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ from data_files import WRITERS, captioned
 from finetuning_runs import (
     COUNT,
     DEV,
-    command,
     losses,
     metrics,
     read_rows,
@@ -25,8 +21,11 @@ from finetuning_runs import (
     save_start,
     settings,
     train,
+    train_together,
     write_rows,
 )
+from mplug import train as training
+from mplug.errors import MplugError
 from mplug.evaluation import captions
 from mplug.images import decode_image
 from mplug.preprocess import to_pixels
@@ -82,6 +81,19 @@ def test_a_user_s_file_trains_a_model_that_captions_as_evaluated(start: Path, tm
     assert captions.score(served, references, java=False).metrics()["cider"] == pytest.approx(best["cider"])
 
 
+def test_from_python_in_ten_lines(start: Path, tmp_path: Path) -> None:
+    data = str(write_rows(tmp_path))
+    values = settings(start, "epochs=1")
+    best = training.run("finetune-captioning", values, data=data, output=str(tmp_path / "out"))
+    caption = mplug.pipeline("image-captioning", model=best)
+    rows = [row | {"image": str(tmp_path / row["image"])} for row in read_rows(Path(data))[:DEV]]
+    written = {row["image"]: caption(row["image"])["caption"] for row in rows}
+    found = captions.score(written, {row["image"]: row["captions"] for row in rows}, java=False).metrics()
+    assert found == pytest.approx(metrics(tmp_path / "out")[-1])
+    with pytest.raises(MplugError, match="holds a run already"):
+        training.run("finetune-captioning", values, data=data, output=tmp_path / "out", resume=False)
+
+
 def test_a_run_goes_on_with_the_batches_it_would_have_had(start: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path)
     config: CaptionConfig = override(finetune_captioning(), settings(start, "accumulate=2"))
@@ -122,21 +134,20 @@ def test_any_kind_of_file_is_trained_on(start: Path, tmp_path: Path, kind: str) 
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-def test_two_processes_train_as_one(start: Path, tmp_path: Path) -> None:
-    data, values = write_rows(tmp_path), settings(start, "accumulate=2", "epochs=1")
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("sharding=none",),
+        ("sharding=full",),
+        ("sharding=full", "recomputed=('image_encoder', 'text_decoder')"),
+    ],
+)
+def test_two_processes_train_as_one(start: Path, tmp_path: Path, how: tuple[str, ...]) -> None:
+    data, values = write_rows(tmp_path), settings(start, "accumulate=2", "epochs=1", *how)
     assert train("finetune-captioning", data, tmp_path / "one", values) == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words = command("finetune-captioning", data, tmp_path / "two", values)
-    done = subprocess.run(
-        [*torchrun, "-m", "mplug_services.cli", *words],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    train_together("finetune-captioning", data, tmp_path / "two", values)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    assert metrics(tmp_path / "two") == metrics(tmp_path / "one")
 
 
 def test_pictures_are_evaluated_as_they_are_served_and_trained_on_changed(

@@ -28,7 +28,7 @@ from mplug_api.v1 import explanation_pb2 as mplug__api_dot_v1_dot_explanation__p
 from mplug_api.v1 import generation_pb2 as mplug__api_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mplug_api/v1/caption_service.proto\x12\x0cmplug_api.v1\x1a\x17google/rpc/status.proto\x1a\x19mplug_api/v1/common.proto\x1a\x1emplug_api/v1/explanation.proto\x1a\x1dmplug_api/v1/generation.proto\"\xab\x01\n\x0e\x43\x61ptionRequest\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.mplug_api.v1.ImageInput\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x30\n\x07options\x18\x03 \x01(\x0b\x32\x1f.mplug_api.v1.GenerationOptions\x12-\n\x07\x65xplain\x18\x04 \x01(\x0b\x32\x1c.mplug_api.v1.ExplainOptions\"\x92\x01\n\x0f\x43\x61ptionResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.mplug_api.v1.CaptionResult\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.mplug_api.v1.Timings\"\xa9\x01\n\rCaptionResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x30\n\x08\x63\x61ptions\x18\x02 \x01(\x0b\x32\x1c.mplug_api.v1.GeneratedTextsH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12(\n\theat_maps\x18\x04 \x03(\x0b\x32\x15.mplug_api.v1.HeatMapB\x08\n\x06result\"\x81\x01\n\x14StreamCaptionRequest\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.mplug_api.v1.ImageInput\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x30\n\x07options\x18\x03 \x01(\x0b\x32\x1f.mplug_api.v1.GenerationOptions\"v\n\x15StreamCaptionResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32 .mplug_api.v1.GenerationProgress\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion2\xb4\x01\n\x0e\x43\x61ptionService\x12\x46\n\x07\x43\x61ption\x12\x1c.mplug_api.v1.CaptionRequest\x1a\x1d.mplug_api.v1.CaptionResponse\x12Z\n\rStreamCaption\x12\".mplug_api.v1.StreamCaptionRequest\x1a#.mplug_api.v1.StreamCaptionResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mplug_api/v1/caption_service.proto\x12\x0cmplug_api.v1\x1a\x17google/rpc/status.proto\x1a\x19mplug_api/v1/common.proto\x1a\x1emplug_api/v1/explanation.proto\x1a\x1dmplug_api/v1/generation.proto\"\xba\x01\n\x0e\x43\x61ptionRequest\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.mplug_api.v1.ImageInput\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x30\n\x07options\x18\x03 \x01(\x0b\x32\x1f.mplug_api.v1.GenerationOptions\x12-\n\x07\x65xplain\x18\x04 \x01(\x0b\x32\x1c.mplug_api.v1.ExplainOptions\x12\r\n\x05model\x18\x05 \x01(\t\"\x92\x01\n\x0f\x43\x61ptionResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.mplug_api.v1.CaptionResult\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.mplug_api.v1.Timings\"\xa9\x01\n\rCaptionResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x30\n\x08\x63\x61ptions\x18\x02 \x01(\x0b\x32\x1c.mplug_api.v1.GeneratedTextsH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12(\n\theat_maps\x18\x04 \x03(\x0b\x32\x15.mplug_api.v1.HeatMapB\x08\n\x06result\"\x90\x01\n\x14StreamCaptionRequest\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.mplug_api.v1.ImageInput\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x30\n\x07options\x18\x03 \x01(\x0b\x32\x1f.mplug_api.v1.GenerationOptions\x12\r\n\x05model\x18\x04 \x01(\t\"v\n\x15StreamCaptionResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32 .mplug_api.v1.GenerationProgress\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion2\xb4\x01\n\x0e\x43\x61ptionService\x12\x46\n\x07\x43\x61ption\x12\x1c.mplug_api.v1.CaptionRequest\x1a\x1d.mplug_api.v1.CaptionResponse\x12Z\n\rStreamCaption\x12\".mplug_api.v1.StreamCaptionRequest\x1a#.mplug_api.v1.StreamCaptionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mplug_api.v1.caption_servic
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CAPTIONREQUEST']._serialized_start=168
-  _globals['_CAPTIONREQUEST']._serialized_end=339
-  _globals['_CAPTIONRESPONSE']._serialized_start=342
-  _globals['_CAPTIONRESPONSE']._serialized_end=488
-  _globals['_CAPTIONRESULT']._serialized_start=491
-  _globals['_CAPTIONRESULT']._serialized_end=660
-  _globals['_STREAMCAPTIONREQUEST']._serialized_start=663
-  _globals['_STREAMCAPTIONREQUEST']._serialized_end=792
-  _globals['_STREAMCAPTIONRESPONSE']._serialized_start=794
-  _globals['_STREAMCAPTIONRESPONSE']._serialized_end=912
-  _globals['_CAPTIONSERVICE']._serialized_start=915
-  _globals['_CAPTIONSERVICE']._serialized_end=1095
+  _globals['_CAPTIONREQUEST']._serialized_end=354
+  _globals['_CAPTIONRESPONSE']._serialized_start=357
+  _globals['_CAPTIONRESPONSE']._serialized_end=503
+  _globals['_CAPTIONRESULT']._serialized_start=506
+  _globals['_CAPTIONRESULT']._serialized_end=675
+  _globals['_STREAMCAPTIONREQUEST']._serialized_start=678
+  _globals['_STREAMCAPTIONREQUEST']._serialized_end=822
+  _globals['_STREAMCAPTIONRESPONSE']._serialized_start=824
+  _globals['_STREAMCAPTIONRESPONSE']._serialized_end=942
+  _globals['_CAPTIONSERVICE']._serialized_start=945
+  _globals['_CAPTIONSERVICE']._serialized_end=1125
 # @@protoc_insertion_point(module_scope)

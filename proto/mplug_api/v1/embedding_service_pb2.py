@@ -26,7 +26,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from mplug_api.v1 import common_pb2 as mplug__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$mplug_api/v1/embedding_service.proto\x12\x0cmplug_api.v1\x1a\x17google/rpc/status.proto\x1a\x19mplug_api/v1/common.proto\"h\n\x12\x45mbedImagesRequest\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.mplug_api.v1.ImageInput\x12(\n\x05\x64type\x18\x02 \x01(\x0e\x32\x19.mplug_api.v1.VectorDtype\"\x94\x01\n\x13\x45mbedImagesResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.mplug_api.v1.EmbedResult\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.mplug_api.v1.Timings\"L\n\x11\x45mbedTextsRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12(\n\x05\x64type\x18\x02 \x01(\x0e\x32\x19.mplug_api.v1.VectorDtype\"\x93\x01\n\x12\x45mbedTextsResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.mplug_api.v1.EmbedResult\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.mplug_api.v1.Timings\"y\n\x0b\x45mbedResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12,\n\tembedding\x18\x02 \x01(\x0b\x32\x17.mplug_api.v1.EmbeddingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"D\n\tEmbedding\x12$\n\x06vector\x18\x01 \x01(\x0b\x32\x14.mplug_api.v1.Vector\x12\x11\n\ttruncated\x18\x02 \x01(\x08\x32\xb7\x01\n\x10\x45mbeddingService\x12R\n\x0b\x45mbedImages\x12 .mplug_api.v1.EmbedImagesRequest\x1a!.mplug_api.v1.EmbedImagesResponse\x12O\n\nEmbedTexts\x12\x1f.mplug_api.v1.EmbedTextsRequest\x1a .mplug_api.v1.EmbedTextsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$mplug_api/v1/embedding_service.proto\x12\x0cmplug_api.v1\x1a\x17google/rpc/status.proto\x1a\x19mplug_api/v1/common.proto\"w\n\x12\x45mbedImagesRequest\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.mplug_api.v1.ImageInput\x12(\n\x05\x64type\x18\x02 \x01(\x0e\x32\x19.mplug_api.v1.VectorDtype\x12\r\n\x05model\x18\x03 \x01(\t\"\x94\x01\n\x13\x45mbedImagesResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.mplug_api.v1.EmbedResult\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.mplug_api.v1.Timings\"[\n\x11\x45mbedTextsRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12(\n\x05\x64type\x18\x02 \x01(\x0e\x32\x19.mplug_api.v1.VectorDtype\x12\r\n\x05model\x18\x03 \x01(\t\"\x93\x01\n\x12\x45mbedTextsResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.mplug_api.v1.EmbedResult\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.mplug_api.v1.Timings\"y\n\x0b\x45mbedResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12,\n\tembedding\x18\x02 \x01(\x0b\x32\x17.mplug_api.v1.EmbeddingH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"D\n\tEmbedding\x12$\n\x06vector\x18\x01 \x01(\x0b\x32\x14.mplug_api.v1.Vector\x12\x11\n\ttruncated\x18\x02 \x01(\x08\x32\xb7\x01\n\x10\x45mbeddingService\x12R\n\x0b\x45mbedImages\x12 .mplug_api.v1.EmbedImagesRequest\x1a!.mplug_api.v1.EmbedImagesResponse\x12O\n\nEmbedTexts\x12\x1f.mplug_api.v1.EmbedTextsRequest\x1a .mplug_api.v1.EmbedTextsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mplug_api.v1.embedding_serv
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EMBEDIMAGESREQUEST']._serialized_start=106
-  _globals['_EMBEDIMAGESREQUEST']._serialized_end=210
-  _globals['_EMBEDIMAGESRESPONSE']._serialized_start=213
-  _globals['_EMBEDIMAGESRESPONSE']._serialized_end=361
-  _globals['_EMBEDTEXTSREQUEST']._serialized_start=363
-  _globals['_EMBEDTEXTSREQUEST']._serialized_end=439
-  _globals['_EMBEDTEXTSRESPONSE']._serialized_start=442
-  _globals['_EMBEDTEXTSRESPONSE']._serialized_end=589
-  _globals['_EMBEDRESULT']._serialized_start=591
-  _globals['_EMBEDRESULT']._serialized_end=712
-  _globals['_EMBEDDING']._serialized_start=714
-  _globals['_EMBEDDING']._serialized_end=782
-  _globals['_EMBEDDINGSERVICE']._serialized_start=785
-  _globals['_EMBEDDINGSERVICE']._serialized_end=968
+  _globals['_EMBEDIMAGESREQUEST']._serialized_end=225
+  _globals['_EMBEDIMAGESRESPONSE']._serialized_start=228
+  _globals['_EMBEDIMAGESRESPONSE']._serialized_end=376
+  _globals['_EMBEDTEXTSREQUEST']._serialized_start=378
+  _globals['_EMBEDTEXTSREQUEST']._serialized_end=469
+  _globals['_EMBEDTEXTSRESPONSE']._serialized_start=472
+  _globals['_EMBEDTEXTSRESPONSE']._serialized_end=619
+  _globals['_EMBEDRESULT']._serialized_start=621
+  _globals['_EMBEDRESULT']._serialized_end=742
+  _globals['_EMBEDDING']._serialized_start=744
+  _globals['_EMBEDDING']._serialized_end=812
+  _globals['_EMBEDDINGSERVICE']._serialized_start=815
+  _globals['_EMBEDDINGSERVICE']._serialized_end=998
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,10 @@ class EmbedImagesRequest(_message.Message):
 
     IMAGES_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     dtype: _common_pb2.VectorDtype.ValueType
+    model: _builtins.str
+    """One of the models that jobs of this server have trained; empty: the server's own."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ImageInput]: ...
     def __init__(
@@ -34,10 +37,11 @@ class EmbedImagesRequest(_message.Message):
         *,
         images: _abc.Iterable[_common_pb2.ImageInput] | None = ...,
         dtype: _common_pb2.VectorDtype.ValueType = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "images", b"images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "images", b"images", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -77,7 +81,10 @@ class EmbedTextsRequest(_message.Message):
 
     TEXTS_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     dtype: _common_pb2.VectorDtype.ValueType
+    model: _builtins.str
+    """One of the models that jobs of this server have trained; empty: the server's own."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -85,10 +92,11 @@ class EmbedTextsRequest(_message.Message):
         *,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         dtype: _common_pb2.VectorDtype.ValueType = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "texts", b"texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "model", b"model", "texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from mplug_api.v1 import common_pb2 as mplug__api_dot_v1_dot_common__pb2
 from mplug_api.v1 import explanation_pb2 as mplug__api_dot_v1_dot_explanation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mplug_api/v1/rerank_service.proto\x12\x0cmplug_api.v1\x1a\x17google/rpc/status.proto\x1a\x19mplug_api/v1/common.proto\x1a\x1emplug_api/v1/explanation.proto\"\x93\x01\n\rRerankRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12\x31\n\ncandidates\x18\x03 \x03(\x0b\x32\x1d.mplug_api.v1.RerankCandidate\x12-\n\x07\x65xplain\x18\x04 \x01(\x0b\x32\x1c.mplug_api.v1.ExplainOptions\"^\n\x0fRerankCandidate\x12\x13\n\tstored_id\x18\x01 \x01(\tH\x00\x12)\n\x05image\x18\x02 \x01(\x0b\x32\x18.mplug_api.v1.ImageInputH\x00\x42\x0b\n\tcandidate\"\xbb\x01\n\x0eRerankResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.mplug_api.v1.RerankResult\x12\x16\n\x0ereranked_count\x18\x02 \x01(\x05\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12)\n\x05model\x18\x04 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x05 \x01(\x0b\x32\x15.mplug_api.v1.Timings\"\xaa\x01\n\x0cRerankResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x1b\n\x11match_probability\x18\x02 \x01(\x02H\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x15\n\x0bnot_reached\x18\x04 \x01(\x08H\x00\x12(\n\theat_maps\x18\x05 \x03(\x0b\x32\x15.mplug_api.v1.HeatMapB\x08\n\x06result2T\n\rRerankService\x12\x43\n\x06Rerank\x12\x1b.mplug_api.v1.RerankRequest\x1a\x1c.mplug_api.v1.RerankResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mplug_api/v1/rerank_service.proto\x12\x0cmplug_api.v1\x1a\x17google/rpc/status.proto\x1a\x19mplug_api/v1/common.proto\x1a\x1emplug_api/v1/explanation.proto\"\xa2\x01\n\rRerankRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\ncollection\x18\x02 \x01(\t\x12\x31\n\ncandidates\x18\x03 \x03(\x0b\x32\x1d.mplug_api.v1.RerankCandidate\x12-\n\x07\x65xplain\x18\x04 \x01(\x0b\x32\x1c.mplug_api.v1.ExplainOptions\x12\r\n\x05model\x18\x05 \x01(\t\"^\n\x0fRerankCandidate\x12\x13\n\tstored_id\x18\x01 \x01(\tH\x00\x12)\n\x05image\x18\x02 \x01(\x0b\x32\x18.mplug_api.v1.ImageInputH\x00\x42\x0b\n\tcandidate\"\xbb\x01\n\x0eRerankResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.mplug_api.v1.RerankResult\x12\x16\n\x0ereranked_count\x18\x02 \x01(\x05\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12)\n\x05model\x18\x04 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x05 \x01(\x0b\x32\x15.mplug_api.v1.Timings\"\xaa\x01\n\x0cRerankResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x1b\n\x11match_probability\x18\x02 \x01(\x02H\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x15\n\x0bnot_reached\x18\x04 \x01(\x08H\x00\x12(\n\theat_maps\x18\x05 \x03(\x0b\x32\x15.mplug_api.v1.HeatMapB\x08\n\x06result2T\n\rRerankService\x12\x43\n\x06Rerank\x12\x1b.mplug_api.v1.RerankRequest\x1a\x1c.mplug_api.v1.RerankResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,13 +35,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mplug_api.v1.rerank_service
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RERANKREQUEST']._serialized_start=136
-  _globals['_RERANKREQUEST']._serialized_end=283
-  _globals['_RERANKCANDIDATE']._serialized_start=285
-  _globals['_RERANKCANDIDATE']._serialized_end=379
-  _globals['_RERANKRESPONSE']._serialized_start=382
-  _globals['_RERANKRESPONSE']._serialized_end=569
-  _globals['_RERANKRESULT']._serialized_start=572
-  _globals['_RERANKRESULT']._serialized_end=742
-  _globals['_RERANKSERVICE']._serialized_start=744
-  _globals['_RERANKSERVICE']._serialized_end=828
+  _globals['_RERANKREQUEST']._serialized_end=298
+  _globals['_RERANKCANDIDATE']._serialized_start=300
+  _globals['_RERANKCANDIDATE']._serialized_end=394
+  _globals['_RERANKRESPONSE']._serialized_start=397
+  _globals['_RERANKRESPONSE']._serialized_end=584
+  _globals['_RERANKRESULT']._serialized_start=587
+  _globals['_RERANKRESULT']._serialized_end=757
+  _globals['_RERANKSERVICE']._serialized_start=759
+  _globals['_RERANKSERVICE']._serialized_end=843
 # @@protoc_insertion_point(module_scope)

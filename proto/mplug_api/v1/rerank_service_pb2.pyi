@@ -29,9 +29,12 @@ class RerankRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     collection: _builtins.str
     """The collection that candidates' ids are of; may be empty where all candidates are images."""
+    model: _builtins.str
+    """One of the models that jobs of this server have trained; empty: the server's own."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerankCandidate]: ...
     @_builtins.property
@@ -47,10 +50,11 @@ class RerankRequest(_message.Message):
         collection: _builtins.str = ...,
         candidates: _abc.Iterable[Global___RerankCandidate] | None = ...,
         explain: _explanation_pb2.ExplainOptions | None = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "collection", b"collection", "explain", b"explain", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "collection", b"collection", "explain", b"explain", "model", b"model", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from mplug_api.v1 import common_pb2 as mplug__api_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mplug_api/v1/search_service.proto\x12\x0cmplug_api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x19mplug_api/v1/common.proto\"\x84\x01\n\rIngestOptions\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x19\n\x11\x63reate_if_missing\x18\x02 \x01(\x08\x12-\n\x0bkeep_images\x18\x03 \x01(\x0e\x32\x18.mplug_api.v1.KeepImages\x12\x15\n\rskip_existing\x18\x04 \x01(\x08\"\xbe\x01\n\nIngestItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x18.mplug_api.v1.ImageInput\x12\x36\n\x07payload\x18\x03 \x03(\x0b\x32%.mplug_api.v1.IngestItem.PayloadEntry\x1a\x43\n\x0cPayloadEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.mplug_api.v1.Value:\x02\x38\x01\"t\n\rIngestRequest\x12.\n\x07options\x18\x01 \x01(\x0b\x32\x1b.mplug_api.v1.IngestOptionsH\x00\x12(\n\x04item\x18\x02 \x01(\x0b\x32\x18.mplug_api.v1.IngestItemH\x00\x42\t\n\x07message\"N\n\rIngestStarted\x12\x12\n\ncollection\x18\x01 \x01(\t\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\"A\n\tIngestAck\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_number\x18\x02 \x01(\x03\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\"<\n\x0bIngestError\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"3\n\x07\x42\x61\x63koff\x12(\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc9\x01\n\x0eIngestResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.mplug_api.v1.IngestStartedH\x00\x12&\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x17.mplug_api.v1.IngestAckH\x00\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x19.mplug_api.v1.IngestErrorH\x00\x12(\n\x07\x62\x61\x63koff\x18\x04 \x01(\x0b\x32\x15.mplug_api.v1.BackoffH\x00\x42\t\n\x07message\"\xab\x01\n\tQueryPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12)\n\x05image\x18\x02 \x01(\x0b\x32\x18.mplug_api.v1.ImageInputH\x00\x12&\n\x06vector\x18\x03 \x01(\x0b\x32\x14.mplug_api.v1.VectorH\x00\x12\x13\n\tstored_id\x18\x04 \x01(\tH\x00\x12\x13\n\x06weight\x18\x05 \x01(\x02H\x01\x88\x01\x01\x42\x06\n\x04partB\t\n\x07_weight\"\xe0\x01\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12&\n\x05parts\x18\x02 \x03(\x0b\x32\x17.mplug_api.v1.QueryPart\x12$\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x14.mplug_api.v1.Filter\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12\x14\n\x0crerank_top_k\x18\x05 \x01(\x05\x12/\n\x0cscore_fusion\x18\x06 \x01(\x0e\x32\x19.mplug_api.v1.ScoreFusion\x12\x17\n\x0f\x63\x61ption_results\x18\x07 \x01(\x08\"\xed\x01\n\x0eSearchResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.mplug_api.v1.SearchHit\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.mplug_api.v1.Timings\x12\x17\n\x0ftruncated_parts\x18\x04 \x03(\x05\x12\x16\n\x0ereranked_count\x18\x05 \x01(\x05\x12\x30\n\x0crerank_model\x18\x06 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\"\xfa\x01\n\tSearchHit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x35\n\x07payload\x18\x03 \x03(\x0b\x32$.mplug_api.v1.SearchHit.PayloadEntry\x12\x1e\n\x11match_probability\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x07\x63\x61ption\x18\x05 \x01(\tH\x01\x88\x01\x01\x1a\x43\n\x0cPayloadEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.mplug_api.v1.Value:\x02\x38\x01\x42\x14\n\x12_match_probabilityB\n\n\x08_caption*t\n\nKeepImages\x12\x1b\n\x17KEEP_IMAGES_UNSPECIFIED\x10\x00\x12\x14\n\x10KEEP_IMAGES_NONE\x10\x01\x12\x18\n\x14KEEP_IMAGES_ORIGINAL\x10\x02\x12\x19\n\x15KEEP_IMAGES_THUMBNAIL\x10\x03*{\n\x0bScoreFusion\x12\x1c\n\x18SCORE_FUSION_UNSPECIFIED\x10\x00\x12\x16\n\x12SCORE_FUSION_MATCH\x10\x01\x12\x14\n\x10SCORE_FUSION_SUM\x10\x02\x12 \n\x1cSCORE_FUSION_RECIPROCAL_RANK\x10\x03\x32\x9d\x01\n\rSearchService\x12G\n\x06Ingest\x12\x1b.mplug_api.v1.IngestRequest\x1a\x1c.mplug_api.v1.IngestResponse(\x01\x30\x01\x12\x43\n\x06Search\x12\x1b.mplug_api.v1.SearchRequest\x1a\x1c.mplug_api.v1.SearchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mplug_api/v1/search_service.proto\x12\x0cmplug_api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x19mplug_api/v1/common.proto\"\x93\x01\n\rIngestOptions\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x19\n\x11\x63reate_if_missing\x18\x02 \x01(\x08\x12-\n\x0bkeep_images\x18\x03 \x01(\x0e\x32\x18.mplug_api.v1.KeepImages\x12\x15\n\rskip_existing\x18\x04 \x01(\x08\x12\r\n\x05model\x18\x05 \x01(\t\"\xbe\x01\n\nIngestItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x05image\x18\x02 \x01(\x0b\x32\x18.mplug_api.v1.ImageInput\x12\x36\n\x07payload\x18\x03 \x03(\x0b\x32%.mplug_api.v1.IngestItem.PayloadEntry\x1a\x43\n\x0cPayloadEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.mplug_api.v1.Value:\x02\x38\x01\"t\n\rIngestRequest\x12.\n\x07options\x18\x01 \x01(\x0b\x32\x1b.mplug_api.v1.IngestOptionsH\x00\x12(\n\x04item\x18\x02 \x01(\x0b\x32\x18.mplug_api.v1.IngestItemH\x00\x42\t\n\x07message\"N\n\rIngestStarted\x12\x12\n\ncollection\x18\x01 \x01(\t\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\"A\n\tIngestAck\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fsequence_number\x18\x02 \x01(\x03\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\"<\n\x0bIngestError\x12\n\n\x02id\x18\x01 \x01(\t\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"3\n\x07\x42\x61\x63koff\x12(\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc9\x01\n\x0eIngestResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.mplug_api.v1.IngestStartedH\x00\x12&\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x17.mplug_api.v1.IngestAckH\x00\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x19.mplug_api.v1.IngestErrorH\x00\x12(\n\x07\x62\x61\x63koff\x18\x04 \x01(\x0b\x32\x15.mplug_api.v1.BackoffH\x00\x42\t\n\x07message\"\xab\x01\n\tQueryPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12)\n\x05image\x18\x02 \x01(\x0b\x32\x18.mplug_api.v1.ImageInputH\x00\x12&\n\x06vector\x18\x03 \x01(\x0b\x32\x14.mplug_api.v1.VectorH\x00\x12\x13\n\tstored_id\x18\x04 \x01(\tH\x00\x12\x13\n\x06weight\x18\x05 \x01(\x02H\x01\x88\x01\x01\x42\x06\n\x04partB\t\n\x07_weight\"\x9c\x02\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12&\n\x05parts\x18\x02 \x03(\x0b\x32\x17.mplug_api.v1.QueryPart\x12$\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x14.mplug_api.v1.Filter\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12\x14\n\x0crerank_top_k\x18\x05 \x01(\x05\x12/\n\x0cscore_fusion\x18\x06 \x01(\x0e\x32\x19.mplug_api.v1.ScoreFusion\x12\x17\n\x0f\x63\x61ption_results\x18\x07 \x01(\x08\x12\r\n\x05model\x18\x08 \x01(\t\x12\x14\n\x0crerank_model\x18\t \x01(\t\x12\x15\n\rcaption_model\x18\n \x01(\t\"\xed\x01\n\x0eSearchResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.mplug_api.v1.SearchHit\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.mplug_api.v1.Timings\x12\x17\n\x0ftruncated_parts\x18\x04 \x03(\x05\x12\x16\n\x0ereranked_count\x18\x05 \x01(\x05\x12\x30\n\x0crerank_model\x18\x06 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\"\xfa\x01\n\tSearchHit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x35\n\x07payload\x18\x03 \x03(\x0b\x32$.mplug_api.v1.SearchHit.PayloadEntry\x12\x1e\n\x11match_probability\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x07\x63\x61ption\x18\x05 \x01(\tH\x01\x88\x01\x01\x1a\x43\n\x0cPayloadEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.mplug_api.v1.Value:\x02\x38\x01\x42\x14\n\x12_match_probabilityB\n\n\x08_caption*t\n\nKeepImages\x12\x1b\n\x17KEEP_IMAGES_UNSPECIFIED\x10\x00\x12\x14\n\x10KEEP_IMAGES_NONE\x10\x01\x12\x18\n\x14KEEP_IMAGES_ORIGINAL\x10\x02\x12\x19\n\x15KEEP_IMAGES_THUMBNAIL\x10\x03*{\n\x0bScoreFusion\x12\x1c\n\x18SCORE_FUSION_UNSPECIFIED\x10\x00\x12\x16\n\x12SCORE_FUSION_MATCH\x10\x01\x12\x14\n\x10SCORE_FUSION_SUM\x10\x02\x12 \n\x1cSCORE_FUSION_RECIPROCAL_RANK\x10\x03\x32\x9d\x01\n\rSearchService\x12G\n\x06Ingest\x12\x1b.mplug_api.v1.IngestRequest\x1a\x1c.mplug_api.v1.IngestResponse(\x01\x30\x01\x12\x43\n\x06Search\x12\x1b.mplug_api.v1.SearchRequest\x1a\x1c.mplug_api.v1.SearchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,38 +38,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INGESTITEM_PAYLOADENTRY']._serialized_options = b'8\001'
   _globals['_SEARCHHIT_PAYLOADENTRY']._loaded_options = None
   _globals['_SEARCHHIT_PAYLOADENTRY']._serialized_options = b'8\001'
-  _globals['_KEEPIMAGES']._serialized_start=1941
-  _globals['_KEEPIMAGES']._serialized_end=2057
-  _globals['_SCOREFUSION']._serialized_start=2059
-  _globals['_SCOREFUSION']._serialized_end=2182
+  _globals['_KEEPIMAGES']._serialized_start=2016
+  _globals['_KEEPIMAGES']._serialized_end=2132
+  _globals['_SCOREFUSION']._serialized_start=2134
+  _globals['_SCOREFUSION']._serialized_end=2257
   _globals['_INGESTOPTIONS']._serialized_start=136
-  _globals['_INGESTOPTIONS']._serialized_end=268
-  _globals['_INGESTITEM']._serialized_start=271
-  _globals['_INGESTITEM']._serialized_end=461
-  _globals['_INGESTITEM_PAYLOADENTRY']._serialized_start=394
-  _globals['_INGESTITEM_PAYLOADENTRY']._serialized_end=461
-  _globals['_INGESTREQUEST']._serialized_start=463
-  _globals['_INGESTREQUEST']._serialized_end=579
-  _globals['_INGESTSTARTED']._serialized_start=581
-  _globals['_INGESTSTARTED']._serialized_end=659
-  _globals['_INGESTACK']._serialized_start=661
-  _globals['_INGESTACK']._serialized_end=726
-  _globals['_INGESTERROR']._serialized_start=728
-  _globals['_INGESTERROR']._serialized_end=788
-  _globals['_BACKOFF']._serialized_start=790
-  _globals['_BACKOFF']._serialized_end=841
-  _globals['_INGESTRESPONSE']._serialized_start=844
-  _globals['_INGESTRESPONSE']._serialized_end=1045
-  _globals['_QUERYPART']._serialized_start=1048
-  _globals['_QUERYPART']._serialized_end=1219
-  _globals['_SEARCHREQUEST']._serialized_start=1222
-  _globals['_SEARCHREQUEST']._serialized_end=1446
-  _globals['_SEARCHRESPONSE']._serialized_start=1449
-  _globals['_SEARCHRESPONSE']._serialized_end=1686
-  _globals['_SEARCHHIT']._serialized_start=1689
-  _globals['_SEARCHHIT']._serialized_end=1939
-  _globals['_SEARCHHIT_PAYLOADENTRY']._serialized_start=394
-  _globals['_SEARCHHIT_PAYLOADENTRY']._serialized_end=461
-  _globals['_SEARCHSERVICE']._serialized_start=2185
-  _globals['_SEARCHSERVICE']._serialized_end=2342
+  _globals['_INGESTOPTIONS']._serialized_end=283
+  _globals['_INGESTITEM']._serialized_start=286
+  _globals['_INGESTITEM']._serialized_end=476
+  _globals['_INGESTITEM_PAYLOADENTRY']._serialized_start=409
+  _globals['_INGESTITEM_PAYLOADENTRY']._serialized_end=476
+  _globals['_INGESTREQUEST']._serialized_start=478
+  _globals['_INGESTREQUEST']._serialized_end=594
+  _globals['_INGESTSTARTED']._serialized_start=596
+  _globals['_INGESTSTARTED']._serialized_end=674
+  _globals['_INGESTACK']._serialized_start=676
+  _globals['_INGESTACK']._serialized_end=741
+  _globals['_INGESTERROR']._serialized_start=743
+  _globals['_INGESTERROR']._serialized_end=803
+  _globals['_BACKOFF']._serialized_start=805
+  _globals['_BACKOFF']._serialized_end=856
+  _globals['_INGESTRESPONSE']._serialized_start=859
+  _globals['_INGESTRESPONSE']._serialized_end=1060
+  _globals['_QUERYPART']._serialized_start=1063
+  _globals['_QUERYPART']._serialized_end=1234
+  _globals['_SEARCHREQUEST']._serialized_start=1237
+  _globals['_SEARCHREQUEST']._serialized_end=1521
+  _globals['_SEARCHRESPONSE']._serialized_start=1524
+  _globals['_SEARCHRESPONSE']._serialized_end=1761
+  _globals['_SEARCHHIT']._serialized_start=1764
+  _globals['_SEARCHHIT']._serialized_end=2014
+  _globals['_SEARCHHIT_PAYLOADENTRY']._serialized_start=409
+  _globals['_SEARCHHIT_PAYLOADENTRY']._serialized_end=476
+  _globals['_SEARCHSERVICE']._serialized_start=2260
+  _globals['_SEARCHSERVICE']._serialized_end=2417
 # @@protoc_insertion_point(module_scope)

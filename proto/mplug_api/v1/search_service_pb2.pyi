@@ -86,12 +86,15 @@ class IngestOptions(_message.Message):
     CREATE_IF_MISSING_FIELD_NUMBER: _builtins.int
     KEEP_IMAGES_FIELD_NUMBER: _builtins.int
     SKIP_EXISTING_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     create_if_missing: _builtins.bool
-    """Make the collection, for this server's model, where it is not there yet."""
+    """Make the collection, for the model that embeds, where it is not there yet."""
     keep_images: Global___KeepImages.ValueType
     skip_existing: _builtins.bool
     """Leave pictures whose id is there already as they are, and acknowledge them."""
+    model: _builtins.str
+    """One of the models that jobs of this server have trained; empty: the server's own."""
     def __init__(
         self,
         *,
@@ -99,10 +102,11 @@ class IngestOptions(_message.Message):
         create_if_missing: _builtins.bool = ...,
         keep_images: Global___KeepImages.ValueType = ...,
         skip_existing: _builtins.bool = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "create_if_missing", b"create_if_missing", "keep_images", b"keep_images", "skip_existing", b"skip_existing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "create_if_missing", b"create_if_missing", "keep_images", b"keep_images", "model", b"model", "skip_existing", b"skip_existing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -366,6 +370,9 @@ class SearchRequest(_message.Message):
     RERANK_TOP_K_FIELD_NUMBER: _builtins.int
     SCORE_FUSION_FIELD_NUMBER: _builtins.int
     CAPTION_RESULTS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    RERANK_MODEL_FIELD_NUMBER: _builtins.int
+    CAPTION_MODEL_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     top_k: _builtins.int
     """0 means 10."""
@@ -376,6 +383,10 @@ class SearchRequest(_message.Message):
     score_fusion: Global___ScoreFusion.ValueType
     caption_results: _builtins.bool
     """Give each hit a caption."""
+    model: _builtins.str
+    """Which models embed the query, rerank and caption: those that jobs of this server have trained; empty: its own."""
+    rerank_model: _builtins.str
+    caption_model: _builtins.str
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryPart]:
         """At least one."""
@@ -392,10 +403,13 @@ class SearchRequest(_message.Message):
         rerank_top_k: _builtins.int = ...,
         score_fusion: Global___ScoreFusion.ValueType = ...,
         caption_results: _builtins.bool = ...,
+        model: _builtins.str = ...,
+        rerank_model: _builtins.str = ...,
+        caption_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption_results", b"caption_results", "collection", b"collection", "filter", b"filter", "parts", b"parts", "rerank_top_k", b"rerank_top_k", "score_fusion", b"score_fusion", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caption_model", b"caption_model", "caption_results", b"caption_results", "collection", b"collection", "filter", b"filter", "model", b"model", "parts", b"parts", "rerank_model", b"rerank_model", "rerank_top_k", b"rerank_top_k", "score_fusion", b"score_fusion", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from mplug_api.v1 import explanation_pb2 as mplug__api_dot_v1_dot_explanation__p
 from mplug_api.v1 import generation_pb2 as mplug__api_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emplug_api/v1/vqa_service.proto\x12\x0cmplug_api.v1\x1a\x17google/rpc/status.proto\x1a\x19mplug_api/v1/common.proto\x1a\x1emplug_api/v1/explanation.proto\x1a\x1dmplug_api/v1/generation.proto\"E\n\x08Question\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.mplug_api.v1.ImageInput\x12\x10\n\x08question\x18\x02 \x01(\t\"\xd1\x01\n\rAnswerRequest\x12)\n\tquestions\x18\x01 \x03(\x0b\x32\x16.mplug_api.v1.Question\x12\x33\n\x08generate\x18\x02 \x01(\x0b\x32\x1f.mplug_api.v1.GenerationOptionsH\x00\x12)\n\x04rank\x18\x03 \x01(\x0b\x32\x19.mplug_api.v1.RankOptionsH\x00\x12-\n\x07\x65xplain\x18\x04 \x01(\x0b\x32\x1c.mplug_api.v1.ExplainOptionsB\x06\n\x04mode\"4\n\x0bRankOptions\x12\x0f\n\x07\x61nswers\x18\x01 \x03(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x04\n\x02_k\"\xad\x01\n\x0e\x41nswerResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.mplug_api.v1.AnswerResult\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.mplug_api.v1.Timings\x12\x1b\n\x13truncated_questions\x18\x04 \x03(\x05\"\xd6\x01\n\x0c\x41nswerResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12/\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x1c.mplug_api.v1.GeneratedTextsH\x00\x12-\n\x06ranked\x18\x03 \x01(\x0b\x32\x1b.mplug_api.v1.RankedAnswersH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12(\n\theat_maps\x18\x05 \x03(\x0b\x32\x15.mplug_api.v1.HeatMapB\x08\n\x06result\"<\n\rRankedAnswers\x12+\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1a.mplug_api.v1.RankedAnswer\"@\n\x0cRankedAnswer\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"q\n\x13StreamAnswerRequest\x12(\n\x08question\x18\x01 \x01(\x0b\x32\x16.mplug_api.v1.Question\x12\x30\n\x07options\x18\x02 \x01(\x0b\x32\x1f.mplug_api.v1.GenerationOptions\"u\n\x14StreamAnswerResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32 .mplug_api.v1.GenerationProgress\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion2\xaa\x01\n\nVqaService\x12\x43\n\x06\x41nswer\x12\x1b.mplug_api.v1.AnswerRequest\x1a\x1c.mplug_api.v1.AnswerResponse\x12W\n\x0cStreamAnswer\x12!.mplug_api.v1.StreamAnswerRequest\x1a\".mplug_api.v1.StreamAnswerResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emplug_api/v1/vqa_service.proto\x12\x0cmplug_api.v1\x1a\x17google/rpc/status.proto\x1a\x19mplug_api/v1/common.proto\x1a\x1emplug_api/v1/explanation.proto\x1a\x1dmplug_api/v1/generation.proto\"E\n\x08Question\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.mplug_api.v1.ImageInput\x12\x10\n\x08question\x18\x02 \x01(\t\"\xe0\x01\n\rAnswerRequest\x12)\n\tquestions\x18\x01 \x03(\x0b\x32\x16.mplug_api.v1.Question\x12\x33\n\x08generate\x18\x02 \x01(\x0b\x32\x1f.mplug_api.v1.GenerationOptionsH\x00\x12)\n\x04rank\x18\x03 \x01(\x0b\x32\x19.mplug_api.v1.RankOptionsH\x00\x12-\n\x07\x65xplain\x18\x04 \x01(\x0b\x32\x1c.mplug_api.v1.ExplainOptions\x12\r\n\x05model\x18\x05 \x01(\tB\x06\n\x04mode\"4\n\x0bRankOptions\x12\x0f\n\x07\x61nswers\x18\x01 \x03(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x04\n\x02_k\"\xad\x01\n\x0e\x41nswerResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.mplug_api.v1.AnswerResult\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion\x12&\n\x07timings\x18\x03 \x01(\x0b\x32\x15.mplug_api.v1.Timings\x12\x1b\n\x13truncated_questions\x18\x04 \x03(\x05\"\xd6\x01\n\x0c\x41nswerResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12/\n\x07\x61nswers\x18\x02 \x01(\x0b\x32\x1c.mplug_api.v1.GeneratedTextsH\x00\x12-\n\x06ranked\x18\x03 \x01(\x0b\x32\x1b.mplug_api.v1.RankedAnswersH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12(\n\theat_maps\x18\x05 \x03(\x0b\x32\x15.mplug_api.v1.HeatMapB\x08\n\x06result\"<\n\rRankedAnswers\x12+\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1a.mplug_api.v1.RankedAnswer\"@\n\x0cRankedAnswer\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"\x80\x01\n\x13StreamAnswerRequest\x12(\n\x08question\x18\x01 \x01(\x0b\x32\x16.mplug_api.v1.Question\x12\x30\n\x07options\x18\x02 \x01(\x0b\x32\x1f.mplug_api.v1.GenerationOptions\x12\r\n\x05model\x18\x03 \x01(\t\"u\n\x14StreamAnswerResponse\x12\x32\n\x08progress\x18\x01 \x01(\x0b\x32 .mplug_api.v1.GenerationProgress\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.mplug_api.v1.ModelVersion2\xaa\x01\n\nVqaService\x12\x43\n\x06\x41nswer\x12\x1b.mplug_api.v1.AnswerRequest\x1a\x1c.mplug_api.v1.AnswerResponse\x12W\n\x0cStreamAnswer\x12!.mplug_api.v1.StreamAnswerRequest\x1a\".mplug_api.v1.StreamAnswerResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,21 +38,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUESTION']._serialized_start=163
   _globals['_QUESTION']._serialized_end=232
   _globals['_ANSWERREQUEST']._serialized_start=235
-  _globals['_ANSWERREQUEST']._serialized_end=444
-  _globals['_RANKOPTIONS']._serialized_start=446
-  _globals['_RANKOPTIONS']._serialized_end=498
-  _globals['_ANSWERRESPONSE']._serialized_start=501
-  _globals['_ANSWERRESPONSE']._serialized_end=674
-  _globals['_ANSWERRESULT']._serialized_start=677
-  _globals['_ANSWERRESULT']._serialized_end=891
-  _globals['_RANKEDANSWERS']._serialized_start=893
-  _globals['_RANKEDANSWERS']._serialized_end=953
-  _globals['_RANKEDANSWER']._serialized_start=955
-  _globals['_RANKEDANSWER']._serialized_end=1019
-  _globals['_STREAMANSWERREQUEST']._serialized_start=1021
-  _globals['_STREAMANSWERREQUEST']._serialized_end=1134
-  _globals['_STREAMANSWERRESPONSE']._serialized_start=1136
-  _globals['_STREAMANSWERRESPONSE']._serialized_end=1253
-  _globals['_VQASERVICE']._serialized_start=1256
-  _globals['_VQASERVICE']._serialized_end=1426
+  _globals['_ANSWERREQUEST']._serialized_end=459
+  _globals['_RANKOPTIONS']._serialized_start=461
+  _globals['_RANKOPTIONS']._serialized_end=513
+  _globals['_ANSWERRESPONSE']._serialized_start=516
+  _globals['_ANSWERRESPONSE']._serialized_end=689
+  _globals['_ANSWERRESULT']._serialized_start=692
+  _globals['_ANSWERRESULT']._serialized_end=906
+  _globals['_RANKEDANSWERS']._serialized_start=908
+  _globals['_RANKEDANSWERS']._serialized_end=968
+  _globals['_RANKEDANSWER']._serialized_start=970
+  _globals['_RANKEDANSWER']._serialized_end=1034
+  _globals['_STREAMANSWERREQUEST']._serialized_start=1037
+  _globals['_STREAMANSWERREQUEST']._serialized_end=1165
+  _globals['_STREAMANSWERRESPONSE']._serialized_start=1167
+  _globals['_STREAMANSWERRESPONSE']._serialized_end=1284
+  _globals['_VQASERVICE']._serialized_start=1287
+  _globals['_VQASERVICE']._serialized_end=1457
 # @@protoc_insertion_point(module_scope)

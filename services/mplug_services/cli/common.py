@@ -70,6 +70,16 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tls-ca", type=Path, metavar="FILE", help="encrypt, trusting these (PEM)")
 
 
+def add_served_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds which of a server's models is asked."""
+    parser.add_argument(
+        "--served-model",
+        default="",
+        metavar="NAME",
+        help="a model that a job has trained (see `mplug jobs`), in the place of the server's own",
+    )
+
+
 def connect(options: argparse.Namespace) -> Client:
     """A client for the server that the options name."""
     tls = TlsOptions(root_certificates=options.tls_ca) if options.tls or options.tls_ca else None

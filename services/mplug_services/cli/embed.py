@@ -18,6 +18,7 @@ from mplug_services.cli.common import (
     CliError,
     UsageError,
     add_connection_arguments,
+    add_served_model_argument,
     connect,
     messages,
 )
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help=".jsonl or .npy (default: JSON lines here)"
     )
+    add_served_model_argument(parser)
     add_connection_arguments(parser)
 
 
@@ -42,7 +44,12 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--output takes a .jsonl or .npy file, not {options.output}")
     texts = _texts(options)
     with connect(options) as client:
-        outcomes = client.embed_images(options.image) if options.image else client.embed_texts(texts)
+        model = options.served_model
+        outcomes = (
+            client.embed_images(options.image, model=model)
+            if options.image
+            else client.embed_texts(texts, model=model)
+        )
     inputs = [str(path) for path in options.image] if options.image else texts
     _write(options.output, inputs, outcomes)
     refused = [outcome for outcome in outcomes if outcome.error is not None]

@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from mplug.errors import MplugError
 from mplug.evaluation.examples import Example
 from mplug.evaluation.noise import noise_pixels
-from mplug.pipelines import Input, Runner, image_bytes
+from mplug.pipelines import Input, Outcome, Runner, image_bytes
 from mplug_services.cli.common import CliError, UsageError, messages, progress_bar
 from mplug_services.cli.explanations import write_picture
 
@@ -121,22 +121,52 @@ def generate_texts(
     Raises:
         CliError: A picture cannot be read, or the model refuses an item.
     """
+
+    def run(batch: Sequence[Item], start: int) -> list[str]:
+        outcomes = _run(batch, runner.run, start if noise else None)
+        return [outcome.texts[0].text for outcome in outcomes]
+
+    return _in_batches(run, items, "with noise" if noise else "texts", options)
+
+
+def rank_texts(
+    runner: Runner, items: Sequence[Item], answers: Sequence[str], options: argparse.Namespace
+) -> list[str]:
+    """The likeliest of given answers for each item, likewise; `options.rank_k` are scored in full."""
+
+    def run(batch: Sequence[Item], start: int) -> list[str]:
+        outcomes = _run(batch, lambda inputs: runner.rank(inputs, answers, options.rank_k))
+        return [outcome.ranked[0].text for outcome in outcomes]
+
+    return _in_batches(run, items, "ranked answers", options)
+
+
+def _in_batches(
+    run: Callable[[Sequence[Item], int], list[str]],
+    items: Sequence[Item],
+    what: str,
+    options: argparse.Namespace,
+) -> list[str]:
     texts: list[str] = []
     with progress_bar(messages()) as progress:
-        bar = progress.add_task("with noise" if noise else "texts", total=len(items))
+        bar = progress.add_task(what, total=len(items))
         for start in range(0, len(items), options.batch_size):
             batch = items[start : start + options.batch_size]
-            texts += _run(runner, batch, start if noise else None)
+            texts += run(batch, start)
             progress.advance(bar, len(batch))
     return texts
 
 
-def _run(runner: Runner, batch: Sequence[Item], noise_seed: int | None) -> list[str]:
+def _run(
+    batch: Sequence[Item],
+    call: Callable[[Sequence[Input]], list[Outcome]],
+    noise_seed: int | None = None,
+) -> list[Outcome]:
     try:
         inputs = [Input(image_bytes(item.image), item.text) for item in batch]
         if noise_seed is not None:
             inputs = [_noise(each, noise_seed + number) for number, each in enumerate(inputs)]
-        outcomes = runner.run(inputs)
+        outcomes = call(inputs)
     except OSError as error:
         raise CliError(f"a picture cannot be read: {error}") from error
     except MplugError as error:
@@ -144,7 +174,7 @@ def _run(runner: Runner, batch: Sequence[Item], noise_seed: int | None) -> list[
     for item, outcome in zip(batch, outcomes, strict=True):
         if outcome.error is not None:
             raise CliError(f"{item.image}: {outcome.error}") from outcome.error
-    return [outcome.texts[0].text for outcome in outcomes]
+    return outcomes
 
 
 def _noise(item: Input, seed: int) -> Input:

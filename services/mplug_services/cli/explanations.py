@@ -87,7 +87,9 @@ def explain_hits(client: Client, result: SearchResult, options: argparse.Namespa
         return EXIT_OK
     ids = [hit.id for hit in hits]
     explain = ExplainOptions(options.explain_layer)
-    reranked = client.rerank(options.text, ids, collection=options.collection, explain=explain)
+    reranked = client.rerank(
+        options.text, ids, collection=options.collection, explain=explain, model=options.rerank_model
+    )
     refusals = []
     for rank, (id, outcome) in enumerate(zip(ids, reranked.outcomes, strict=True), start=1):
         if outcome.heat_maps:

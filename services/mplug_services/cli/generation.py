@@ -7,7 +7,13 @@ from typing import Any
 
 from mplug.errors import MplugError
 from mplug.pipelines import PIPELINE_TASKS, Runner, make_runner
-from mplug_services.cli.common import CliError, UsageError, add_connection_arguments, connect
+from mplug_services.cli.common import (
+    CliError,
+    UsageError,
+    add_connection_arguments,
+    add_served_model_argument,
+    connect,
+)
 from mplug_services.client import GenerationOptions
 from mplug_services.client.pipelines import RemoteRunner
 
@@ -42,6 +48,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="side in pixels of the pictures that the model sees (default: the checkpoint's own)",
     )
+    add_served_model_argument(parser)
     add_connection_arguments(parser)
 
 
@@ -82,7 +89,9 @@ def open_runner(task: str, options: argparse.Namespace) -> Runner:
             wire_options = GenerationOptions(**settings) if settings else None
         except ValueError as error:
             raise UsageError(str(error)) from error
-        return RemoteRunner(PIPELINE_TASKS[task], connect(options), wire_options)
+        return RemoteRunner(PIPELINE_TASKS[task], connect(options), wire_options, options.served_model)
+    if options.served_model:
+        raise UsageError("--served-model is a server's, --model is used here: give one of both")
     if find_spec("torch") is None:
         raise CliError("a model on this machine needs the server half: pip install 'mplug-serve[server]'")
     is_address = ":" in options.model and not options.model.startswith("open_clip:")

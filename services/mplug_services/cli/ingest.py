@@ -18,6 +18,7 @@ from mplug_services.cli.common import (
     EXIT_REFUSED,
     Refusal,
     add_connection_arguments,
+    add_served_model_argument,
     connect,
     messages,
     progress_bar,
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="read this field of a .jsonl file as a time (ISO 8601; without a zone: UTC)",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_served_model_argument(parser)
     add_connection_arguments(parser)
 
 
@@ -73,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
             items,
             keep_images=KeepImages(options.keep_images),
             replace=options.replace,
+            model=options.served_model,
             console=messages(),
         )
     if options.json:
@@ -89,6 +92,7 @@ def ingest_items(
     *,
     keep_images: KeepImages = KeepImages.SERVER_DEFAULT,
     replace: bool = False,
+    model: str = "",
     console: Console,
 ) -> Summary:
     """Adds pictures to a collection, with a progress bar, and reports the refused ones."""
@@ -100,7 +104,10 @@ def ingest_items(
         missing = good if replace else list(_missing(client, collection, good))
         summary.present = len(good) - len(missing)
         progress.advance(bar, summary.present)
-        for outcome in client.ingest(collection, missing, keep_images=keep_images, skip_existing=not replace):
+        outcomes = client.ingest(
+            collection, missing, keep_images=keep_images, skip_existing=not replace, model=model
+        )
+        for outcome in outcomes:
             progress.advance(bar)
             if outcome.error is not None:
                 refused.append(Refusal(outcome.id, str(outcome.error)))

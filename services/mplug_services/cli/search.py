@@ -78,6 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_explain_arguments(
         parser, "FOLDER", "with --rerank: draw what speaks for a match over the first hits (16 at most)"
     )
+    trained = parser.add_argument_group("models that jobs have trained, in the place of the server's own")
+    trained.add_argument("--served-model", default="", metavar="NAME", help="to embed the query")
+    trained.add_argument("--rerank-model", default="", metavar="NAME", help="to rerank")
+    trained.add_argument("--caption-model", default="", metavar="NAME", help="to caption")
     add_connection_arguments(parser)
 
 
@@ -102,6 +106,9 @@ def run(options: argparse.Namespace) -> int:
             rerank_top_k=options.rerank,
             score_fusion=ScoreFusion(options.fusion),
             caption_results=options.captions,
+            model=options.served_model,
+            rerank_model=options.rerank_model,
+            caption_model=options.caption_model,
         )
         _show(result, options)
         return EXIT_OK if options.explain is None else explain_hits(client, result, options)

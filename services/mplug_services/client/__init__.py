@@ -34,6 +34,7 @@ from mplug_services.client.generation_types import (
     TextOutcome,
     TextProgress,
 )
+from mplug_services.client.job_types import Job, JobState, TrainProgress, TrainResult, TrainRow
 from mplug_services.client.retry import RetryPolicy
 from mplug_services.client.types import (
     EmbedOutcome,
@@ -76,6 +77,8 @@ __all__ = [
     "IngestItem",
     "IngestOutcome",
     "InvalidRequestError",
+    "Job",
+    "JobState",
     "KeepImages",
     "Limits",
     "Match",
@@ -107,6 +110,9 @@ __all__ = [
     "TimeRange",
     "Timings",
     "TlsOptions",
+    "TrainProgress",
+    "TrainResult",
+    "TrainRow",
     "UnavailableError",
     "UpsertOutcome",
 ]

@@ -21,6 +21,7 @@ from mplug_services.client import (
     vqa_flows,
 )
 from mplug_services.client.async_connection import AsyncConnection
+from mplug_services.client.async_jobs import AsyncJobs
 from mplug_services.client.generation_types import (
     ExplainOptions,
     GenerationOptions,
@@ -54,7 +55,8 @@ class AsyncClient:
 
     Every method takes a `timeout` in seconds, for each request that it makes, retries included;
     without one the client's own holds. Methods raise a `ClientError` when a request fails as a whole;
-    what is wrong with one item of a batch is in that item's outcome.
+    what is wrong with one item of a batch is in that item's outcome. Where a `model` is taken, it is the name of one
+    that a job has trained (see `jobs`); without one the server's own answers.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class AsyncClient:
     ) -> None:
         self._connection = AsyncConnection(address, tls, timeout, retry, metadata)
         self._limits = model_flows.LimitsCache()
+        self.jobs = AsyncJobs(self._connection)
+        """Long work: training, on this client's data or the server's."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,14 +90,16 @@ class AsyncClient:
         return await self._connection.run(model_flows.server_info(), timeout)
 
     async def embed_images(
-        self, images: Sequence[ImageSource], *, timeout: float | None = None
+        self, images: Sequence[ImageSource], *, model: str = "", timeout: float | None = None
     ) -> list[EmbedOutcome]:
         """Embeds pictures, any number of them: one outcome each, in order."""
-        return await self._connection.run(embedding_flows.embed_images(images, self._limits), timeout)
+        return await self._connection.run(embedding_flows.embed_images(images, model, self._limits), timeout)
 
-    async def embed_texts(self, texts: Sequence[str], *, timeout: float | None = None) -> list[EmbedOutcome]:
+    async def embed_texts(
+        self, texts: Sequence[str], *, model: str = "", timeout: float | None = None
+    ) -> list[EmbedOutcome]:
         """Embeds texts, any number of them: one outcome each, in order."""
-        return await self._connection.run(embedding_flows.embed_texts(texts, self._limits), timeout)
+        return await self._connection.run(embedding_flows.embed_texts(texts, model, self._limits), timeout)
 
     async def search(
         self,
@@ -109,6 +115,9 @@ class AsyncClient:
         rerank_top_k: int = 0,
         score_fusion: ScoreFusion = ScoreFusion.SERVER_DEFAULT,
         caption_results: bool = False,
+        model: str = "",
+        rerank_model: str = "",
+        caption_model: str = "",
         timeout: float | None = None,
     ) -> SearchResult:
         """Finds the pictures nearest to everything given, added up; `parts` carry weights.
@@ -128,6 +137,9 @@ class AsyncClient:
             rerank_top_k=rerank_top_k,
             score_fusion=score_fusion,
             caption_results=caption_results,
+            model=model,
+            rerank_model=rerank_model,
+            caption_model=caption_model,
         )
         return await self._connection.run(flow, timeout)
 
@@ -138,6 +150,7 @@ class AsyncClient:
         prompt: str = "",
         options: GenerationOptions | None = None,
         explain: ExplainOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> list[TextOutcome]:
         """Captions pictures, any number of them: one outcome each, in order. Captions begin with the prompt.
@@ -145,7 +158,7 @@ class AsyncClient:
         With `explain`, outcomes have a heat map for each word; the timeout then holds for these as well.
         """
         return await self._connection.run(
-            caption_flows.caption(images, prompt, options, explain, self._limits), timeout
+            caption_flows.caption(images, prompt, options, explain, model, self._limits), timeout
         )
 
     async def stream_caption(
@@ -154,10 +167,11 @@ class AsyncClient:
         *,
         prompt: str = "",
         options: GenerationOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> AsyncGenerator[TextProgress, None]:
         """Captions one picture while it is watched; closing the generator early stops the server's work."""
-        call = await asyncio.to_thread(caption_flows.stream_caption, image, prompt, options)
+        call = await asyncio.to_thread(caption_flows.stream_caption, image, prompt, options, model)
         async with aclosing(self._connection.stream(call, timeout)) as messages:
             async for message in messages:
                 assert isinstance(message, StreamCaptionResponse)
@@ -169,11 +183,12 @@ class AsyncClient:
         *,
         options: GenerationOptions | None = None,
         explain: ExplainOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> list[TextOutcome]:
         """Answers questions about pictures, any number: one outcome each, in order; `explain` as in `caption`."""
         return await self._connection.run(
-            vqa_flows.answer(questions, options, explain, self._limits), timeout
+            vqa_flows.answer(questions, options, explain, model, self._limits), timeout
         )
 
     async def rank_answers(
@@ -183,11 +198,12 @@ class AsyncClient:
         *,
         k: int | None = None,
         explain: ExplainOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> list[RankOutcome]:
         """Orders a list of answers for each question; the k whose first token is likeliest are scored in full."""
         return await self._connection.run(
-            vqa_flows.rank_answers(questions, answers, k, explain, self._limits), timeout
+            vqa_flows.rank_answers(questions, answers, k, explain, model, self._limits), timeout
         )
 
     async def stream_answer(
@@ -196,10 +212,11 @@ class AsyncClient:
         question: str,
         *,
         options: GenerationOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> AsyncGenerator[TextProgress, None]:
         """Answers one question while it is watched; closing the generator early stops the server's work."""
-        call = await asyncio.to_thread(vqa_flows.stream_answer, image, question, options)
+        call = await asyncio.to_thread(vqa_flows.stream_answer, image, question, options, model)
         async with aclosing(self._connection.stream(call, timeout)) as messages:
             async for message in messages:
                 assert isinstance(message, StreamAnswerResponse)
@@ -212,6 +229,7 @@ class AsyncClient:
         *,
         collection: str = "",
         explain: ExplainOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> RerankResult:
         """Says how well each candidate, an id of the collection or a picture, matches a text.
@@ -220,7 +238,7 @@ class AsyncClient:
         `explain`, those that are scored have a heat map of the decision, as far as the time allows.
         """
         return await self._connection.run(
-            rerank_flows.rerank(text, candidates, collection, explain, self._limits), timeout
+            rerank_flows.rerank(text, candidates, collection, explain, model, self._limits), timeout
         )
 
     def ingest(
@@ -232,6 +250,7 @@ class AsyncClient:
         keep_images: KeepImages = KeepImages.SERVER_DEFAULT,
         skip_existing: bool = True,
         window: int = 64,
+        model: str = "",
     ) -> AsyncIterator[IngestOutcome]:
         """Adds pictures to a collection: one outcome each, as they come, not always in order.
 
@@ -239,7 +258,12 @@ class AsyncClient:
         that the picture is durable and searchable. A broken stream is taken up again.
         """
         session = IngestSession(
-            collection, create=create, keep_images=keep_images, skip_existing=skip_existing, window=window
+            collection,
+            create=create,
+            keep_images=keep_images,
+            skip_existing=skip_existing,
+            window=window,
+            model=model,
         )
         return self._connection.ingest(session, items)
 

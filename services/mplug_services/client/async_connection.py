@@ -1,15 +1,16 @@
 """A connection of the client for asyncio code: it drives flows, streams and ingests, with retries."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import aclosing
 
 import grpc
 from google.protobuf.message import Message
 
 from mplug_api.v1 import search_service_pb2
 from mplug_services.client import transport
-from mplug_services.client.calls import Call, Flow, T, step
-from mplug_services.client.errors import UnavailableError, from_rpc_error
+from mplug_services.client.calls import Call, Flow, T, Upload, step
+from mplug_services.client.errors import ClientError, UnavailableError, from_rpc_error
 from mplug_services.client.ingest import IngestSession, Pause, Step, StreamBroken, ended_early
 from mplug_services.client.retry import Attempts, RetryPolicy
 from mplug_services.client.types import IngestItem, IngestOutcome, TlsOptions
@@ -68,28 +69,70 @@ class AsyncConnection:
     async def stream(self, call: Call, timeout: float | None) -> AsyncGenerator[Message, None]:
         """Messages of a server's stream; it is tried again only while it has said nothing."""
         attempts = Attempts(self._retry, self._timeout if timeout is None else timeout)
+        while True:
+            begun = False
+            try:
+                async with aclosing(self._messages(call, attempts.remaining())) as messages:
+                    async for message in messages:
+                        begun = True
+                        yield message
+            except ClientError as failure:
+                if begun:
+                    raise
+                await asyncio.sleep(attempts.delay_after(failure))
+            else:
+                return
+
+    async def watch(self, call: Call) -> AsyncGenerator[Message, None]:
+        """Messages of a stream that lasts as long as what it tells of; where it breaks it is taken up again."""
+        attempts = Attempts(self._retry, timeout=None)
+        while True:
+            try:
+                async with aclosing(self._messages(call, timeout=None)) as messages:
+                    async for message in messages:
+                        attempts.reset()
+                        yield message
+            except ClientError as failure:
+                await asyncio.sleep(attempts.delay_after(failure))
+            else:
+                return
+
+    async def _messages(self, call: Call, timeout: float | None) -> AsyncGenerator[Message, None]:
         open_stream = self._channel.unary_stream(
             call.path,
             request_serializer=transport.serialize,
             response_deserializer=call.response_type.FromString,
         )
+        stream = open_stream(call.request, timeout=timeout, metadata=self._metadata)
+        try:
+            async for message in stream:
+                yield message
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            # A reader who leaves early stops the server's work.
+            stream.cancel()
+
+    async def upload(self, upload: Upload) -> Message:
+        """The answer to a stream of messages, which is sent again where the server could not be reached."""
+        attempts = Attempts(self._retry, timeout=None)
+        send = self._channel.stream_unary(
+            upload.path,
+            request_serializer=transport.serialize,
+            response_deserializer=upload.response_type.FromString,
+        )
         while True:
-            stream = open_stream(call.request, timeout=attempts.remaining(), metadata=self._metadata)
-            begun = False
             try:
-                async for message in stream:
-                    begun = True
-                    yield message
+                response: Message = await send(_in_thread(upload.requests()), metadata=self._metadata)
+            except asyncio.CancelledError:
+                # gRPC cancels a call whose messages cannot be made.
+                if upload.broken is not None:
+                    raise upload.broken from None
+                raise
             except grpc.RpcError as error:
-                failure = from_rpc_error(error)
-                if begun:
-                    raise failure from error
-                await asyncio.sleep(attempts.delay_after(failure))
+                await asyncio.sleep(attempts.delay_after(upload.failure(from_rpc_error(error))))
             else:
-                return
-            finally:
-                # A reader who leaves early stops the server's work.
-                stream.cancel()
+                return response
 
     async def ingest(
         self, session: IngestSession, source: Iterable[IngestItem] | AsyncIterable[IngestItem]
@@ -135,6 +178,12 @@ class AsyncConnection:
                 session.accept(response)
         finally:
             stream.cancel()
+
+
+async def _in_thread(messages: Iterator[Message]) -> AsyncIterator[Message]:
+    """Messages, each made off the event loop: files are read for them."""
+    while (message := await asyncio.to_thread(next, messages, None)) is not None:
+        yield message
 
 
 async def _take(items: Iterable[IngestItem] | AsyncIterable[IngestItem]) -> AsyncIterator[IngestItem]:

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from mplug_services.client.errors import ClientError, OverloadedError
 from mplug_services.client.types import Limits
 
 T = TypeVar("T")
@@ -32,6 +33,51 @@ class Call:
     def path(self) -> str:
         """The method's path on the wire."""
         return f"/mplug_api.v1.{self.service}/{self.rpc}"
+
+
+class Upload:
+    """One RPC of many messages and one answer.
+
+    Args:
+        service: where it goes.
+        rpc: likewise.
+        messages: makes the messages anew for each attempt.
+        response_type: how its answer is read.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        rpc: str,
+        messages: Callable[[], Iterator[Message]],
+        response_type: type[Message],
+    ) -> None:
+        self.path = f"/mplug_api.v1.{service}/{rpc}"
+        self.response_type = response_type
+        self.broken: Exception | None = None
+        """Why a message could not be made."""
+        self._messages = messages
+
+    def requests(self) -> Iterator[Message]:
+        """The messages; one that cannot be made ends the call, and is remembered."""
+        self.broken = None
+        try:
+            yield from self._messages()
+        except Exception as error:
+            self.broken = error
+            raise
+
+    def failure(self, error: ClientError) -> ClientError:
+        """The error of a call that broke, where trying again makes sense.
+
+        Raises:
+            ClientError: A message could not be made; or there is too much to do, and more will not fit in soon.
+        """
+        if self.broken is not None:
+            raise self.broken from None
+        if isinstance(error, OverloadedError):
+            raise error
+        return error
 
 
 Flow = Generator[Call, Message, T]

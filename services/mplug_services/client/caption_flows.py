@@ -19,6 +19,7 @@ def caption(
     prompt: str,
     options: GenerationOptions | None,
     explain: ExplainOptions | None,
+    model: str,
     cache: LimitsCache,
 ) -> Flow[list[TextOutcome]]:
     """Captions pictures; files are read chunk by chunk, one that cannot be read has an error as its outcome."""
@@ -33,17 +34,21 @@ def caption(
     items = readable(images, image_to_wire, limits, refuse)
     for chunk in chunks(items, lambda item: item[1].ByteSize(), limits):
         request = pb.CaptionRequest(
-            images=[image for _, image in chunk], prompt=prompt, options=wire_options, explain=wire_explain
+            images=[image for _, image in chunk],
+            prompt=prompt,
+            options=wire_options,
+            explain=wire_explain,
+            model=model,
         )
         response = yield from ask("CaptionService", "Caption", request, pb.CaptionResponse)
         outcomes += [_outcome(result, chunk[result.index][0]) for result in response.results]
     return sorted(outcomes, key=lambda outcome: outcome.index)
 
 
-def stream_caption(image: ImageSource, prompt: str, options: GenerationOptions | None) -> Call:
+def stream_caption(image: ImageSource, prompt: str, options: GenerationOptions | None, model: str) -> Call:
     """The call that captions one picture, message by message."""
     request = pb.StreamCaptionRequest(
-        image=image_to_wire(image), prompt=prompt, options=options_to_wire(options)
+        image=image_to_wire(image), prompt=prompt, options=options_to_wire(options), model=model
     )
     return Call("CaptionService", "StreamCaption", request, pb.StreamCaptionResponse)
 

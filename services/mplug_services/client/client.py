@@ -31,6 +31,7 @@ from mplug_services.client.generation_types import (
 )
 from mplug_services.client.generation_wire import progress_from_wire
 from mplug_services.client.ingest import IngestSession
+from mplug_services.client.jobs import Jobs
 from mplug_services.client.retry import DEFAULT_RETRY, RetryPolicy
 from mplug_services.client.types import (
     EmbedOutcome,
@@ -52,7 +53,8 @@ class Client:
 
     Every method takes a `timeout` in seconds, for each request that it makes, retries included;
     without one the client's own holds. Methods raise a `ClientError` when a request fails as a whole;
-    what is wrong with one item of a batch is in that item's outcome.
+    what is wrong with one item of a batch is in that item's outcome. Where a `model` is taken, it is the name of one
+    that a job has trained (see `jobs`); without one the server's own answers.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Client:
     ) -> None:
         self._connection = Connection(address, tls, timeout, retry, metadata)
         self._limits = model_flows.LimitsCache()
+        self.jobs = Jobs(self._connection)
+        """Long work: training, on this client's data or the server's."""
 
     def __enter__(self) -> Self:
         return self
@@ -84,14 +88,16 @@ class Client:
         return self._connection.run(model_flows.server_info(), timeout)
 
     def embed_images(
-        self, images: Sequence[ImageSource], *, timeout: float | None = None
+        self, images: Sequence[ImageSource], *, model: str = "", timeout: float | None = None
     ) -> list[EmbedOutcome]:
         """Embeds pictures, any number of them: one outcome each, in order."""
-        return self._connection.run(embedding_flows.embed_images(images, self._limits), timeout)
+        return self._connection.run(embedding_flows.embed_images(images, model, self._limits), timeout)
 
-    def embed_texts(self, texts: Sequence[str], *, timeout: float | None = None) -> list[EmbedOutcome]:
+    def embed_texts(
+        self, texts: Sequence[str], *, model: str = "", timeout: float | None = None
+    ) -> list[EmbedOutcome]:
         """Embeds texts, any number of them: one outcome each, in order."""
-        return self._connection.run(embedding_flows.embed_texts(texts, self._limits), timeout)
+        return self._connection.run(embedding_flows.embed_texts(texts, model, self._limits), timeout)
 
     def search(
         self,
@@ -107,6 +113,9 @@ class Client:
         rerank_top_k: int = 0,
         score_fusion: ScoreFusion = ScoreFusion.SERVER_DEFAULT,
         caption_results: bool = False,
+        model: str = "",
+        rerank_model: str = "",
+        caption_model: str = "",
         timeout: float | None = None,
     ) -> SearchResult:
         """Finds the pictures nearest to everything given, added up; `parts` carry weights.
@@ -126,6 +135,9 @@ class Client:
             rerank_top_k=rerank_top_k,
             score_fusion=score_fusion,
             caption_results=caption_results,
+            model=model,
+            rerank_model=rerank_model,
+            caption_model=caption_model,
         )
         return self._connection.run(flow, timeout)
 
@@ -136,6 +148,7 @@ class Client:
         prompt: str = "",
         options: GenerationOptions | None = None,
         explain: ExplainOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> list[TextOutcome]:
         """Captions pictures, any number of them: one outcome each, in order. Captions begin with the prompt.
@@ -143,7 +156,7 @@ class Client:
         With `explain`, outcomes have a heat map for each word; the timeout then holds for these as well.
         """
         return self._connection.run(
-            caption_flows.caption(images, prompt, options, explain, self._limits), timeout
+            caption_flows.caption(images, prompt, options, explain, model, self._limits), timeout
         )
 
     def stream_caption(
@@ -152,10 +165,11 @@ class Client:
         *,
         prompt: str = "",
         options: GenerationOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> Generator[TextProgress, None, None]:
         """Captions one picture while it is watched; closing the generator early stops the server's work."""
-        call = caption_flows.stream_caption(image, prompt, options)
+        call = caption_flows.stream_caption(image, prompt, options, model)
         for message in self._connection.stream(call, timeout):
             assert isinstance(message, StreamCaptionResponse)
             yield progress_from_wire(message.progress)
@@ -166,10 +180,13 @@ class Client:
         *,
         options: GenerationOptions | None = None,
         explain: ExplainOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> list[TextOutcome]:
         """Answers questions about pictures, any number: one outcome each, in order; `explain` as in `caption`."""
-        return self._connection.run(vqa_flows.answer(questions, options, explain, self._limits), timeout)
+        return self._connection.run(
+            vqa_flows.answer(questions, options, explain, model, self._limits), timeout
+        )
 
     def rank_answers(
         self,
@@ -178,11 +195,12 @@ class Client:
         *,
         k: int | None = None,
         explain: ExplainOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> list[RankOutcome]:
         """Orders a list of answers for each question; the k whose first token is likeliest are scored in full."""
         return self._connection.run(
-            vqa_flows.rank_answers(questions, answers, k, explain, self._limits), timeout
+            vqa_flows.rank_answers(questions, answers, k, explain, model, self._limits), timeout
         )
 
     def stream_answer(
@@ -191,10 +209,11 @@ class Client:
         question: str,
         *,
         options: GenerationOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> Generator[TextProgress, None, None]:
         """Answers one question while it is watched; closing the generator early stops the server's work."""
-        call = vqa_flows.stream_answer(image, question, options)
+        call = vqa_flows.stream_answer(image, question, options, model)
         for message in self._connection.stream(call, timeout):
             assert isinstance(message, StreamAnswerResponse)
             yield progress_from_wire(message.progress)
@@ -206,6 +225,7 @@ class Client:
         *,
         collection: str = "",
         explain: ExplainOptions | None = None,
+        model: str = "",
         timeout: float | None = None,
     ) -> RerankResult:
         """Says how well each candidate, an id of the collection or a picture, matches a text.
@@ -214,7 +234,7 @@ class Client:
         `explain`, those that are scored have a heat map of the decision, as far as the time allows.
         """
         return self._connection.run(
-            rerank_flows.rerank(text, candidates, collection, explain, self._limits), timeout
+            rerank_flows.rerank(text, candidates, collection, explain, model, self._limits), timeout
         )
 
     def ingest(
@@ -226,6 +246,7 @@ class Client:
         keep_images: KeepImages = KeepImages.SERVER_DEFAULT,
         skip_existing: bool = True,
         window: int = 64,
+        model: str = "",
     ) -> Iterator[IngestOutcome]:
         """Adds pictures to a collection: one outcome each, as they come, not always in order.
 
@@ -233,7 +254,12 @@ class Client:
         that the picture is durable and searchable. A broken stream is taken up again.
         """
         session = IngestSession(
-            collection, create=create, keep_images=keep_images, skip_existing=skip_existing, window=window
+            collection,
+            create=create,
+            keep_images=keep_images,
+            skip_existing=skip_existing,
+            window=window,
+            model=model,
         )
         return self._connection.ingest(session, iter(items))
 

@@ -9,8 +9,8 @@ from google.protobuf.message import Message
 
 from mplug_api.v1 import search_service_pb2
 from mplug_services.client import transport
-from mplug_services.client.calls import Call, Flow, T, step
-from mplug_services.client.errors import from_rpc_error
+from mplug_services.client.calls import Call, Flow, T, Upload, step
+from mplug_services.client.errors import ClientError, from_rpc_error
 from mplug_services.client.ingest import IngestSession, Pause, Step, StreamBroken, ended_early
 from mplug_services.client.retry import Attempts, RetryPolicy
 from mplug_services.client.types import IngestItem, IngestOutcome, TlsOptions
@@ -65,28 +65,62 @@ class Connection:
     def stream(self, call: Call, timeout: float | None) -> Iterator[Message]:
         """Messages of a server's stream; it is tried again only while it has said nothing."""
         attempts = Attempts(self._retry, self._timeout if timeout is None else timeout)
+        while True:
+            begun = False
+            try:
+                for message in self._messages(call, attempts.remaining()):
+                    begun = True
+                    yield message
+            except ClientError as failure:
+                if begun:
+                    raise
+                time.sleep(attempts.delay_after(failure))
+            else:
+                return
+
+    def watch(self, call: Call) -> Iterator[Message]:
+        """Messages of a stream that lasts as long as what it tells of; where it breaks it is taken up again."""
+        attempts = Attempts(self._retry, timeout=None)
+        while True:
+            try:
+                for message in self._messages(call, timeout=None):
+                    attempts.reset()
+                    yield message
+            except ClientError as failure:
+                time.sleep(attempts.delay_after(failure))
+            else:
+                return
+
+    def _messages(self, call: Call, timeout: float | None) -> Iterator[Message]:
         open_stream = self._channel.unary_stream(
             call.path,
             request_serializer=transport.serialize,
             response_deserializer=call.response_type.FromString,
         )
+        stream = open_stream(call.request, timeout=timeout, metadata=self._metadata)
+        try:
+            yield from stream
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            # A reader who leaves early stops the server's work.
+            stream.cancel()
+
+    def upload(self, upload: Upload) -> Message:
+        """The answer to a stream of messages, which is sent again where the server could not be reached."""
+        attempts = Attempts(self._retry, timeout=None)
+        send = self._channel.stream_unary(
+            upload.path,
+            request_serializer=transport.serialize,
+            response_deserializer=upload.response_type.FromString,
+        )
         while True:
-            stream = open_stream(call.request, timeout=attempts.remaining(), metadata=self._metadata)
-            begun = False
             try:
-                for message in stream:
-                    begun = True
-                    yield message
+                response: Message = send(upload.requests(), metadata=self._metadata)
             except grpc.RpcError as error:
-                failure = from_rpc_error(error)
-                if begun:
-                    raise failure from error
-                time.sleep(attempts.delay_after(failure))
+                time.sleep(attempts.delay_after(upload.failure(from_rpc_error(error))))
             else:
-                return
-            finally:
-                # A reader who leaves early stops the server's work.
-                stream.cancel()
+                return response
 
     def ingest(self, session: IngestSession, items: Iterator[IngestItem]) -> Iterator[IngestOutcome]:
         """Runs an ingest to its end, taking broken streams up again."""

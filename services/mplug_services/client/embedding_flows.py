@@ -22,11 +22,11 @@ from mplug_services.client.wire import image_to_wire, vector_from_wire
 ItemT = TypeVar("ItemT", common_pb2.ImageInput, str)
 
 
-def embed_images(images: Sequence[ImageSource], cache: LimitsCache) -> Flow[list[EmbedOutcome]]:
+def embed_images(images: Sequence[ImageSource], model: str, cache: LimitsCache) -> Flow[list[EmbedOutcome]]:
     """Embeds pictures; files are read chunk by chunk, one that cannot be read has an error as its outcome."""
 
     def send(chunk: list[common_pb2.ImageInput]) -> Flow[Sequence[EmbedResult]]:
-        request = EmbedImagesRequest(images=chunk)
+        request = EmbedImagesRequest(images=chunk, model=model)
         return (yield from ask("EmbeddingService", "EmbedImages", request, EmbedImagesResponse)).results
 
     limits = yield from cache.get()
@@ -40,11 +40,11 @@ def embed_images(images: Sequence[ImageSource], cache: LimitsCache) -> Flow[list
     return sorted([*answered, *refused], key=lambda outcome: outcome.index)
 
 
-def embed_texts(texts: Sequence[str], cache: LimitsCache) -> Flow[list[EmbedOutcome]]:
+def embed_texts(texts: Sequence[str], model: str, cache: LimitsCache) -> Flow[list[EmbedOutcome]]:
     """Embeds texts."""
 
     def send(chunk: list[str]) -> Flow[Sequence[EmbedResult]]:
-        request = EmbedTextsRequest(texts=chunk)
+        request = EmbedTextsRequest(texts=chunk, model=model)
         return (yield from ask("EmbeddingService", "EmbedTexts", request, EmbedTextsResponse)).results
 
     limits = yield from cache.get()

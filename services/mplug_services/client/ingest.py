@@ -61,7 +61,14 @@ class IngestSession:
     """What is under way and what comes next."""
 
     def __init__(
-        self, collection: str, *, create: bool, keep_images: KeepImages, skip_existing: bool, window: int
+        self,
+        collection: str,
+        *,
+        create: bool,
+        keep_images: KeepImages,
+        skip_existing: bool,
+        window: int,
+        model: str = "",
     ) -> None:
         if window < 1:
             raise ValueError(f"window must be at least 1, not {window}")
@@ -70,6 +77,7 @@ class IngestSession:
             create_if_missing=create,
             keep_images=keep_images_to_wire(keep_images),
             skip_existing=skip_existing,
+            model=model,
         )
         self._window = window
         self._under_way: dict[str, pb.IngestRequest] = {}

@@ -27,12 +27,16 @@ class RemoteRunner:
         task: `caption`, `vqa` or `rerank`.
         client: to the server; closed with the runner.
         options: how texts are generated.
+        model: name of one that a job of the server has trained; empty: the server's own.
     """
 
-    def __init__(self, task: str, client: Client, options: GenerationOptions | None = None) -> None:
+    def __init__(
+        self, task: str, client: Client, options: GenerationOptions | None = None, model: str = ""
+    ) -> None:
         self._task = task
         self._client = client
         self._options = options
+        self._model = model
 
     @property
     def model_name(self) -> str:
@@ -41,6 +45,8 @@ class RemoteRunner:
         Raises:
             ClientError: It has none, or does not answer.
         """
+        if self._model:
+            return self._model
         try:
             return self._client.server_info().model(self._task).name
         except LookupError as error:
@@ -54,7 +60,9 @@ class RemoteRunner:
         """
         if self._task == "vqa":
             questions = [Question(item.image, item.text) for item in inputs]
-            answers = self._client.answer(questions, options=self._options, explain=_options(explain))
+            answers = self._client.answer(
+                questions, options=self._options, explain=_options(explain), model=self._model
+            )
             return [_outcome(each) for each in answers]
         run = self._caption if self._task == "caption" else self._match
         outcomes: dict[int, Outcome] = {}
@@ -83,7 +91,9 @@ class RemoteRunner:
                 error=outcome.error,
                 heat_maps=_heat_maps(outcome),
             )
-            for outcome in self._client.rank_answers(questions, answers, k=k, explain=_options(explain))
+            for outcome in self._client.rank_answers(
+                questions, answers, k=k, explain=_options(explain), model=self._model
+            )
         ]
 
     def close(self) -> None:
@@ -92,7 +102,7 @@ class RemoteRunner:
 
     def _caption(self, prompt: str, images: list[ImageSource], explain: Explain | None) -> Iterable[Outcome]:
         captions = self._client.caption(
-            images, prompt=prompt, options=self._options, explain=_options(explain)
+            images, prompt=prompt, options=self._options, explain=_options(explain), model=self._model
         )
         return [_outcome(each) for each in captions]
 
@@ -100,7 +110,8 @@ class RemoteRunner:
         options = _options(explain)
         size = explained_limits(self._client.server_info().limits, options).max_batch_size
         for start in range(0, len(images), size):
-            for each in self._client.rerank(text, images[start : start + size], explain=options).outcomes:
+            batch = images[start : start + size]
+            for each in self._client.rerank(text, batch, explain=options, model=self._model).outcomes:
                 missed = (
                     None if each.reached else ClientError("the deadline came first", code="DEADLINE_EXCEEDED")
                 )

@@ -18,6 +18,7 @@ def rerank(
     candidates: Sequence[str | ImageSource],
     collection: str,
     explain: ExplainOptions | None,
+    model: str,
     cache: LimitsCache,
 ) -> Flow[RerankResult]:
     """Scores candidates against a text in one request, which has one deadline for all of them."""
@@ -33,6 +34,7 @@ def rerank(
         collection=collection,
         candidates=[candidate for _, candidate in items],
         explain=explain_to_wire(explain),
+        model=model,
     )
     response = yield from ask("RerankService", "Rerank", request, pb.RerankResponse)
     outcomes = [*refused, *(_outcome(result, items[result.index][0]) for result in response.results)]

@@ -30,6 +30,9 @@ def search(
     rerank_top_k: int,
     score_fusion: ScoreFusion,
     caption_results: bool,
+    model: str,
+    rerank_model: str,
+    caption_model: str,
 ) -> Flow[SearchResult]:
     """Searches a collection by everything that is given, added up."""
     request = search_service_pb2.SearchRequest(
@@ -40,6 +43,9 @@ def search(
         rerank_top_k=rerank_top_k,
         score_fusion=fusion_to_wire(score_fusion),
         caption_results=caption_results,
+        model=model,
+        rerank_model=rerank_model,
+        caption_model=caption_model,
     )
     response = yield from ask("SearchService", "Search", request, search_service_pb2.SearchResponse)
     return SearchResult(

@@ -32,10 +32,11 @@ def answer(
     questions: Sequence[Question],
     options: GenerationOptions | None,
     explain: ExplainOptions | None,
+    model: str,
     cache: LimitsCache,
 ) -> Flow[list[TextOutcome]]:
     """Answers questions."""
-    mode = pb.AnswerRequest(generate=options_to_wire(options), explain=explain_to_wire(explain))
+    mode = pb.AnswerRequest(generate=options_to_wire(options), explain=explain_to_wire(explain), model=model)
     return (yield from _answer(questions, mode, explain, cache, _text_outcome, _text_refusal))
 
 
@@ -44,17 +45,19 @@ def rank_answers(
     answers: Sequence[str],
     k: int | None,
     explain: ExplainOptions | None,
+    model: str,
     cache: LimitsCache,
 ) -> Flow[list[RankOutcome]]:
     """Orders a list of answers for each question."""
-    mode = pb.AnswerRequest(rank=pb.RankOptions(answers=answers, k=k), explain=explain_to_wire(explain))
+    rank = pb.RankOptions(answers=answers, k=k)
+    mode = pb.AnswerRequest(rank=rank, explain=explain_to_wire(explain), model=model)
     return (yield from _answer(questions, mode, explain, cache, _rank_outcome, _rank_refusal))
 
 
-def stream_answer(image: ImageSource, question: str, options: GenerationOptions | None) -> Call:
+def stream_answer(image: ImageSource, question: str, options: GenerationOptions | None, model: str) -> Call:
     """The call that answers one question, message by message."""
     request = pb.StreamAnswerRequest(
-        question=question_to_wire(Question(image, question)), options=options_to_wire(options)
+        question=question_to_wire(Question(image, question)), options=options_to_wire(options), model=model
     )
     return Call("VqaService", "StreamAnswer", request, pb.StreamAnswerResponse)
 

@@ -73,6 +73,14 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["train", "mplug-mini"], "--data"),
         (["train", "plan", "--layers", "2"], "--parameters, --hidden"),
         (["train", "mplug-mini", "--data", "gone", "--output", "out"], "gone does not exist"),
+        (["train", "mplug-mini", "--data", ".", "--output", "out", "--model", "m"], "go with --server"),
+        (["train", "finetune-vqa", "--server", NOWHERE], "give one --data to be sent"),
+        (["train", "finetune-vqa", "--server", NOWHERE, "--output", "out"], "--output and --resume"),
+        (["train", "finetune-vqa", "--server", NOWHERE, "--data", "a", "--data", "server:b"], "one --data"),
+        (["jobs"], "list"),
+        (["jobs", "show"], "list takes no JOB"),
+        (["jobs", "list", "x"], "list takes no JOB"),
+        (["ask", "pyproject.toml", "what?", "--model", "m", "--served-model", "n"], "give one of both"),
     ],
 )
 def test_wrong_use_is_explained_without_a_traceback(

@@ -8,6 +8,8 @@ import pytest
 
 from mplug_services import client as public
 from mplug_services.client import AsyncClient, Client
+from mplug_services.client.async_jobs import AsyncJobs
+from mplug_services.client.jobs import Jobs
 
 PUBLIC_NAMES = [
     "AlreadyExistsError",
@@ -31,6 +33,8 @@ PUBLIC_NAMES = [
     "IngestItem",
     "IngestOutcome",
     "InvalidRequestError",
+    "Job",
+    "JobState",
     "KeepImages",
     "Limits",
     "Match",
@@ -62,6 +66,9 @@ PUBLIC_NAMES = [
     "TimeRange",
     "Timings",
     "TlsOptions",
+    "TrainProgress",
+    "TrainResult",
+    "TrainRow",
     "UnavailableError",
     "UpsertOutcome",
 ]
@@ -93,6 +100,8 @@ METHODS = [
     "upsert",
 ]
 
+JOB_METHODS = ["cancel", "get", "list", "train", "wait", "watch"]
+
 
 def methods(kind: type) -> list[str]:
     return sorted(name for name in vars(kind) if not name.startswith("_"))
@@ -108,14 +117,29 @@ def test_the_clients_have_the_same_methods(kind: type) -> None:
     assert methods(kind) == METHODS
 
 
+def parameters(kind: type, name: str) -> list[tuple[str, str, object]]:
+    signature = inspect.signature(getattr(kind, name))
+    return [(p.name, str(p.kind), p.default) for p in signature.parameters.values()]
+
+
 @pytest.mark.parametrize("name", ["__init__", *METHODS])
 def test_a_method_takes_the_same_in_both_clients(name: str) -> None:
-    def parameters(kind: type) -> list[tuple[str, str, object]]:
-        signature = inspect.signature(getattr(kind, name))
-        return [(p.name, str(p.kind), p.default) for p in signature.parameters.values()]
-
-    assert parameters(Client) == parameters(AsyncClient)
+    assert parameters(Client, name) == parameters(AsyncClient, name)
     assert inspect.getdoc(getattr(Client, name)) == inspect.getdoc(getattr(AsyncClient, name))
+
+
+def test_both_clients_have_the_same_jobs() -> None:
+    assert methods(Jobs) == methods(AsyncJobs) == JOB_METHODS
+    for name in JOB_METHODS:
+        assert parameters(Jobs, name) == parameters(AsyncJobs, name)
+        assert inspect.getdoc(getattr(Jobs, name)) == inspect.getdoc(getattr(AsyncJobs, name))
+
+
+async def test_clients_have_jobs() -> None:
+    with Client("localhost:1") as client:
+        assert isinstance(client.jobs, Jobs)
+    async with AsyncClient("localhost:1") as other:
+        assert isinstance(other.jobs, AsyncJobs)
 
 
 def test_the_client_brings_neither_torch_nor_faiss_nor_pillow() -> None:

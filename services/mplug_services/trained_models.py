@@ -1,0 +1,144 @@
+"""Models that jobs have trained: known by name, in memory while they are asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mplug_services.config import ModelSource
+from mplug_services.embedder import Embedder
+from mplug_services.engine_seam import AddedModels, Engine, WorkQueue
+from mplug_services.errors import not_found
+from mplug_services.generator import Generator
+from mplug_services.reranker import Reranker
+from mplug_services.served_model import ServedModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Users:
+    """What the services ask, of the models of one name."""
+
+    models: Mapping[str, ServedModel]
+    """By task."""
+    embedder: Embedder | None = None
+    captioner: Generator | None = None
+    answerer: Generator | None = None
+    reranker: Reranker | None = None
+
+
+MakeUsers = Callable[[Mapping[str, ServedModel], WorkQueue], Users]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Where a model is, and what it can do."""
+
+    folder: Path
+    tasks: tuple[str, ...]
+
+
+class TrainedModels:
+    """The models by name; all methods belong to the event loop.
+
+    Args:
+        engine: runs them; None where this server runs no models.
+        make_users: makes what the services ask.
+        device: as for `mplug.load`.
+        dtype: as for `mplug.load`.
+        most: models in memory; of more, the one longest not asked for leaves it.
+    """
+
+    def __init__(
+        self, engine: Engine | None, make_users: MakeUsers, *, device: str, dtype: str, most: int
+    ) -> None:
+        self._engine = engine
+        self._make_users = make_users
+        self._device = device
+        self._dtype = dtype
+        self._most = most
+        self._known: dict[str, Trained] = {}
+        self._loads: dict[str, asyncio.Task[Users]] = {}
+        """Loaded or on their way, the one asked for last at the end."""
+
+    @property
+    def in_memory(self) -> list[ServedModel]:
+        """The models that are loaded, one for each of their tasks."""
+        done = [load.result() for load in self._loads.values() if load.done() and _succeeded(load)]
+        return [model for users in done for model in users.models.values()]
+
+    def register(self, name: str, trained: Trained) -> None:
+        """Make a model known."""
+        self._known[name] = trained
+
+    def forget(self, name: str) -> None:
+        """The opposite of `register`: of a job that did not come to its end."""
+        self._known.pop(name, None)
+        if self._loads.pop(name, None) is not None and self._engine is not None:
+            self._engine.remove(name)
+
+    def find(self, name: str) -> Path | None:
+        """The folder of a model; None: there is none of this name."""
+        known = self._known.get(name)
+        return None if known is None else known.folder
+
+    async def get(self, name: str, field: str) -> Users:
+        """What there is to ask of a model, which is loaded where it is not in memory.
+
+        Args:
+            name: of the model.
+            field: path of the name in the request.
+
+        Raises:
+            ServiceError: NOT_FOUND, there is none of this name.
+            MplugError: it cannot be loaded.
+        """
+        if name not in self._known:
+            known = ", ".join([*self._known][:20]) or "none yet"
+            message = f"{field}: no job of this server has trained a model {name[:200]!r}; there are: {known}"
+            raise not_found("MODEL_NOT_FOUND", message)
+        load = self._loads.pop(name, None)
+        if load is None or (load.done() and not _succeeded(load)):
+            load = asyncio.create_task(self._load(name, self._known[name]))
+        self._loads[name] = load
+        self._make_room()
+        # Who goes away does not take it from others that wait for it.
+        return await asyncio.shield(load)
+
+    async def _load(self, name: str, trained: Trained) -> Users:
+        assert self._engine is not None, "a server of jobs has an engine"
+        served = await asyncio.to_thread(self._engine.add, name, self._loader(trained))
+        return self._make_users(served, AddedModels(self._engine, name))
+
+    # Any: models are the engine's own affair.
+    def _loader(self, trained: Trained) -> Callable[[], Any]:
+        from mplug_services.runners.models import model_loader  # a server of the index alone needs no torch
+
+        sources = {task: ModelSource(str(trained.folder)) for task in trained.tasks}
+        return model_loader(sources, self._device, self._dtype)
+
+    def _make_room(self) -> None:
+        over = len(self._loads) - self._most
+        for name in [name for name, load in self._loads.items() if load.done()][: max(0, over)]:
+            del self._loads[name]
+            if self._engine is not None:
+                self._engine.remove(name)
+
+
+def _succeeded(load: asyncio.Task[Users]) -> bool:
+    return not load.cancelled() and load.exception() is None
+
+
+def loadable_tasks(folder: Path, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Which of some tasks a folder's model can do; blocks, and imports torch.
+
+    Raises:
+        CheckpointError: nothing loadable there.
+    """
+    from mplug.loading import survey
+    from mplug.tasks import TaskSize
+
+    found = survey(folder)
+    return tuple(task for task in wanted if isinstance(found.get(task), TaskSize))
