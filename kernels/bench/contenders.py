@@ -44,7 +44,7 @@ class Contender:
     prepare: Callable[[Inputs], Callable[[], Tensor]]
     """Does what is not timed; gives what is: context (S, L, H, K) or (S, L, H, D)."""
     work: Callable[[Shape], Work]
-    """What the family must do at least."""
+    """What this way must do at least."""
     variant: Variant | None = None
     """Which kernel of ours it is, if one."""
 
@@ -81,7 +81,9 @@ def _torch_whole(shape: Shape) -> list[Contender]:
     work = roofline.projecting_work
     return [
         Contender("project_then_sdpa", "whole", _project, work),
-        Contender("bmm_with_folding", "whole", partial(_with_folding, attend=_attend_bmm), work),
+        Contender(
+            "bmm_with_folding", "whole", partial(_with_folding, attend=_attend_bmm), roofline.folding_work
+        ),
         Contender("reference", "whole", _reference, work),
     ]
 
@@ -95,7 +97,7 @@ def _ours(variant: Variant, splits: int) -> Contender:
 
 def _ours_whole(variant: Variant) -> Contender:
     prepare = partial(_kernel_with_folding, variant=variant)
-    return Contender(f"{variant.value}_with_folding", "whole", prepare, roofline.projecting_work, variant)
+    return Contender(f"{variant.value}_with_folding", "whole", prepare, roofline.folding_work, variant)
 
 
 def _kernel(inputs: Inputs, *, variant: Variant, splits: int) -> Callable[[], Tensor]:

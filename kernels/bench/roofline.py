@@ -8,6 +8,7 @@ import torch
 
 from bench.shapes import Shape
 from bench.timing import time_calls
+from mplug_kernels.variants import HEAD_WIDTH
 
 COPIED_BYTES = 2**31
 PRODUCT = 8192
@@ -62,7 +63,7 @@ def cached_work(shape: Shape) -> Work:
     """Attention to keys and values that are there."""
     flop = 4.0 * shape.images * shape.keys * shape.width * shape.beams * shape.tokens
     rows = shape.images * shape.rows
-    return Work(flop, 2 * (2 * shape.images * shape.keys * shape.width + 2 * rows * 64) + 4 * rows)
+    return Work(flop, 2 * (2 * shape.images * shape.keys * shape.width + 2 * rows * HEAD_WIDTH) + 4 * rows)
 
 
 def absorbed_work(shape: Shape) -> Work:
@@ -77,5 +78,13 @@ def projecting_work(shape: Shape) -> Work:
     attending = cached_work(shape)
     flop = 4.0 * shape.images * shape.keys * shape.width**2 + attending.flop
     rows = shape.images * shape.rows
-    moved = 2 * (shape.images * shape.keys * shape.width + 2 * shape.width**2 + 2 * rows * 64)
+    moved = 2 * (shape.images * shape.keys * shape.width + 2 * shape.width**2 + 2 * rows * HEAD_WIDTH)
+    return Work(flop, moved)
+
+
+def folding_work(shape: Shape) -> Work:
+    """Queries folded, raw tokens attended to, values unfolded; folded rows need not pass through memory."""
+    rows = shape.images * shape.rows
+    flop = absorbed_work(shape).flop + 4.0 * rows * HEAD_WIDTH * shape.width
+    moved = 2 * (shape.images * shape.keys * shape.width + 2 * shape.width**2 + 2 * rows * HEAD_WIDTH)
     return Work(flop, moved)

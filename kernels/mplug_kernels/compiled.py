@@ -16,7 +16,7 @@ from mplug_kernels.variants import HEAD_WIDTH, Variant
 def attend_cached(q_BTHK: Tensor, key_BHNK: Tensor, value_BHNK: Tensor) -> Tensor | None:
     """Attention to keys and values; (B, T, H, K), or None where plain torch should do it."""
     memories, tokens, heads, head_width = q_BTHK.shape
-    if head_width != HEAD_WIDTH:
+    if head_width != HEAD_WIDTH and q_BTHK.is_cuda:  # on a CPU the operator takes any
         return None
     keys = key_BHNK.shape[2]
     call = _call(q_BTHK, rows=heads * tokens, keys=keys, width=heads * head_width, absorbed=False)

@@ -313,3 +313,13 @@ def test_the_checker_sees_every_kernel() -> None:
     }
     for variant in Variant:
         assert {int(key.split(":")[-1]) for key in keys if variant.value in key} >= {1, 2, 3, 4, 5, 8}
+
+
+def test_each_way_to_a_whole_layer_is_held_against_its_own_floor() -> None:
+    fusion, decode = shapes.TIMED[0], shapes.TIMED[1]
+    # A text of 30 tokens absorbs with half the arithmetic of projecting, a step of five beams with a twelfth.
+    assert 0.4 < roofline.folding_work(fusion).flop / roofline.projecting_work(fusion).flop < 0.6
+    assert 0.05 < roofline.folding_work(decode).flop / roofline.projecting_work(decode).flop < 0.1
+    for contender in contenders.contenders(fusion, Variant):
+        if contender.name.endswith("with_folding"):
+            assert contender.work is roofline.folding_work
