@@ -104,74 +104,77 @@ async def test_a_request_that_is_repeated_makes_one_job(idle: tuple[Server, Asyn
     assert len(await client.jobs.list()) == 2
 
 
+WRONG: list[tuple[list[pb.CreateJobRequest], Code, str, list[str]]] = [
+    ([], Code.INVALID_ARGUMENT, "NO_OPTIONS", ["options"]),
+    ([row()], Code.INVALID_ARGUMENT, "NO_OPTIONS", ["options"]),
+    ([train_options(), train_options()], Code.INVALID_ARGUMENT, "NO_ROW", ["train_row"]),
+    (
+        [pb.CreateJobRequest(options=pb.JobOptions(request_id="x"))],
+        Code.INVALID_ARGUMENT,
+        "NO_TASK",
+        ["options.task"],
+    ),
+    (
+        [pb.CreateJobRequest(options=pb.JobOptions(request_id="x" * 200))],
+        Code.INVALID_ARGUMENT,
+        "INVALID_ID",
+        ["options.request_id"],
+    ),
+    ([train_options()], Code.INVALID_ARGUMENT, "NO_ROWS", ["rows"]),
+    (
+        [train_options(recipe="dance")],
+        Code.INVALID_ARGUMENT,
+        "UNKNOWN_RECIPE",
+        ["options.train.recipe"],
+    ),
+    (
+        [train_options(settings=["start=files/start", "epochs=x"])],
+        Code.INVALID_ARGUMENT,
+        "BAD_SETTING",
+        ["options.train.settings[1]"],
+    ),
+    (
+        [train_options(settings=["start=/etc"])],
+        Code.PERMISSION_DENIED,
+        "DATA_ACCESS_DENIED",
+        ["options.train.settings[0]"],
+    ),
+    ([train_options(model="../x")], Code.INVALID_ARGUMENT, "INVALID_NAME", ["options.train.model"]),
+    ([train_options(model="mplug-mini")], Code.ALREADY_EXISTS, "MODEL_EXISTS", []),
+    (
+        [train_options(data=[pb.TrainData(name="files/../../etc/passwd")])],
+        Code.PERMISSION_DENIED,
+        "DATA_ACCESS_DENIED",
+        ["options.train.data[0].name"],
+    ),
+    ([train_options(data=[pb.TrainData(name="files/gone")])], Code.NOT_FOUND, "DATA_NOT_FOUND", []),
+    (
+        [train_options(data=[pb.TrainData(name="files/rows/rows.jsonl", weight=-1)])],
+        Code.INVALID_ARGUMENT,
+        "INVALID_WEIGHT",
+        ["options.train.data[0].weight"],
+    ),
+    (
+        [train_options(data=[pb.TrainData(name="files/rows/rows.jsonl")]), row()],
+        Code.INVALID_ARGUMENT,
+        "TWO_DATA",
+        ["options.train.data"],
+    ),
+    (
+        [train_options(recipe="mplug-mini", settings=[]), row()],
+        Code.INVALID_ARGUMENT,
+        "NO_DATA",
+        ["options.train.data"],
+    ),
+]
+"""What a client may send, and the code, reason and fields that it is refused with."""
+
+
 async def test_what_is_wrong_is_named_before_anything_is_kept(
     idle: tuple[Server, AsyncClient], tmp_path: Path
 ) -> None:
     server, client = idle
-    cases: list[tuple[list[pb.CreateJobRequest], Code, str, list[str]]] = [
-        ([], Code.INVALID_ARGUMENT, "NO_OPTIONS", ["options"]),
-        ([row()], Code.INVALID_ARGUMENT, "NO_OPTIONS", ["options"]),
-        ([train_options(), train_options()], Code.INVALID_ARGUMENT, "NO_ROW", ["train_row"]),
-        (
-            [pb.CreateJobRequest(options=pb.JobOptions(request_id="x"))],
-            Code.INVALID_ARGUMENT,
-            "NO_TASK",
-            ["options.task"],
-        ),
-        (
-            [pb.CreateJobRequest(options=pb.JobOptions(request_id="x" * 200))],
-            Code.INVALID_ARGUMENT,
-            "INVALID_ID",
-            ["options.request_id"],
-        ),
-        ([train_options()], Code.INVALID_ARGUMENT, "NO_ROWS", ["rows"]),
-        (
-            [train_options(recipe="dance")],
-            Code.INVALID_ARGUMENT,
-            "UNKNOWN_RECIPE",
-            ["options.train.recipe"],
-        ),
-        (
-            [train_options(settings=["start=files/start", "epochs=x"])],
-            Code.INVALID_ARGUMENT,
-            "BAD_SETTING",
-            ["options.train.settings[1]"],
-        ),
-        (
-            [train_options(settings=["start=/etc"])],
-            Code.PERMISSION_DENIED,
-            "DATA_ACCESS_DENIED",
-            ["options.train.settings[0]"],
-        ),
-        ([train_options(model="../x")], Code.INVALID_ARGUMENT, "INVALID_NAME", ["options.train.model"]),
-        ([train_options(model="mplug-mini")], Code.ALREADY_EXISTS, "MODEL_EXISTS", []),
-        (
-            [train_options(data=[pb.TrainData(name="files/../../etc/passwd")])],
-            Code.PERMISSION_DENIED,
-            "DATA_ACCESS_DENIED",
-            ["options.train.data[0].name"],
-        ),
-        ([train_options(data=[pb.TrainData(name="files/gone")])], Code.NOT_FOUND, "DATA_NOT_FOUND", []),
-        (
-            [train_options(data=[pb.TrainData(name="files/rows/rows.jsonl", weight=-1)])],
-            Code.INVALID_ARGUMENT,
-            "INVALID_WEIGHT",
-            ["options.train.data[0].weight"],
-        ),
-        (
-            [train_options(data=[pb.TrainData(name="files/rows/rows.jsonl")]), row()],
-            Code.INVALID_ARGUMENT,
-            "TWO_DATA",
-            ["options.train.data"],
-        ),
-        (
-            [train_options(recipe="mplug-mini", settings=[]), row()],
-            Code.INVALID_ARGUMENT,
-            "NO_DATA",
-            ["options.train.data"],
-        ),
-    ]
-    for requests, code, reason, fields in cases:
+    for requests, code, reason, fields in WRONG:
         found, status = await refusal(server, requests)
         assert (found, reason_of(status)) == (code, reason), reason
         if fields:

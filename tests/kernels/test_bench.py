@@ -266,7 +266,7 @@ def test_what_is_not_reached_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 RACE = """\
 ========= COMPUTE-SANITIZER
-========= Error: Race reported between Write access at /home/me/csrc/xattn.cuh:31 and Read access
+========= Error: Race reported between Write access at /somewhere/csrc/xattn.cuh:31 and Read access
 =========     at xattn::kernel
 some output of the program
 ========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
