@@ -32,7 +32,7 @@ TEXTS = frozenset(
     }
 )
 """Settings whose texts are no names of files."""
-FILES = frozenset({"bert", "choices_file", "dev", "vocabulary"})
+FILES = frozenset({"bert", "choices_file", "dev", "shape", "vocabulary"})
 """Settings that name a file or folder."""
 START = "start"
 """Names a model."""
