@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from golden.drawn_weights import drawn_weights
 from mplug.config import (
     FusionEncoderConfig,
     ImageEncoderConfig,
@@ -64,16 +65,12 @@ def small_vocab(size: int) -> list[str]:
 
 def read_case(name: str) -> GoldenCase:
     described = json.loads((GOLDEN / "mplug" / f"{name}.json").read_text())
-    weights = load_file(GOLDEN / "mplug" / f"{WEIGHTS_OF.get(name, name)}.state_dict.safetensors")
-    momentum = GOLDEN / "mplug" / f"{name}.state_dict_momentum.safetensors"
-    if momentum.is_file():
-        weights.update(load_file(momentum))
     return GoldenCase(
         name=name,
         settings=described["config_yaml"],
         bert=described["config_bert"],
         described=described,
-        weights=weights,
+        weights=drawn_weights("mplug", WEIGHTS_OF.get(name, name)),
         io=load_file(GOLDEN / "mplug" / f"{name}.io.safetensors"),
     )
 

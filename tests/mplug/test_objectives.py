@@ -231,7 +231,7 @@ def test_retrieval_state_after_a_step(retrieval_case: GoldenCase, retrieval_step
     assert queue.identity_Q.tolist() == after["idx_queue"][0].tolist()
     assert queue.position == int(after["queue_ptr"])
     # The queue holds features of the twins after their update. The stored text_proj_m is the one from before it.
-    assert torch.equal(after["text_proj_m.weight"], retrieval_case.weights["text_proj_m.weight"])
+    close(retrieval_case.weights["text_proj_m.weight"], after["text_proj_m.weight"])
 
 
 def test_drawn_negatives_follow_the_stored_picks(
