@@ -95,7 +95,7 @@ def stage_config(start: Path, *, goal: str, **changes: Any) -> WholeStageConfig:
     """A stage of which a step takes a few milliseconds; all pictures are trained on, and `dev` is empty."""
     values: dict[str, Any] = {
         "start": str(start),
-        "shape": WholeShape(dropout=0.0, fusion_layers=3, decoder_layers=2, max_length=8),
+        "shape": WholeShape(dropout=0.0, decoder_layers=2, max_length=8),
         "data": DataConfig(num_dev_images=0, held_out_percent=0, num_views=1, set_repeats=()),
         "question_repeats": (),
         "measure": MeasureConfig(queries=24, candidates=12, captions=12, questions=12),
@@ -112,9 +112,7 @@ def stage_config(start: Path, *, goal: str, **changes: Any) -> WholeStageConfig:
 
 
 def small(**sizes: Any) -> StepConfig:
-    return StepConfig(
-        **{"neighbours": 4, "captions_en": 2, "captions_zh": 1, "beams": 4, "hard_after": 0, **sizes}
-    )
+    return StepConfig(**{"neighbours": 4, "captions_en": 2, "captions_zh": 1, "beams": 4, **sizes})
 
 
 class Loop:

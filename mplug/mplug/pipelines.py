@@ -2,6 +2,7 @@
 
     captioner = mplug.pipeline("image-captioning", model="damo/mplug_image-captioning_coco_base_en")
     captioner("cat.jpg")                     # {"caption": "a cat on a sofa"}
+    mplug.pipeline("image-captioning")("cat.jpg")  # by mplug-mini, which ships with the package
     mplug.pipeline("visual-question-answering", model="localhost:50051")(("cat.jpg", "what is it?"))
 
 What runs a task is a `Runner`. The one for folders is here (`mplug.local_runner`, imported when it is needed); the one
@@ -180,7 +181,7 @@ class Pipeline:
 
 def pipeline(
     task: str,
-    model: str | Path,
+    model: str | Path = "mplug-mini",
     *,
     device: str = "cpu",
     dtype: str = "float32",
@@ -191,8 +192,8 @@ def pipeline(
 
     Args:
         task: `image-captioning`, `visual-question-answering` or `image-text-retrieval`.
-        model: a folder, as for `mplug.load`; or the address of a server, `host:port`.
-        device: for a folder, as for `mplug.load`.
+        model: a shipped model or a folder, as for `mplug.load`; or the address of a server, `host:port`.
+        device: for a model on this machine, as for `mplug.load`.
         dtype: likewise.
         image_size: likewise; a server's models have sizes of their own.
         generation: settings of texts, by the names of `GenerationConfig`; those not given are the model's own.

@@ -70,16 +70,17 @@ class ServeConfig:
     data_dir: Path = Path("mplug-data")
     """Where collections and pictures are kept. One process at a time."""
     services: tuple[str, ...] = SERVICES
-    """Which of embedding, index, search, caption, vqa, rerank, job and model this process serves. index alone loads
-    no model and no torch; caption, vqa and rerank answer only where their model is given, or trained by a job."""
+    """Which of embedding, index, search, caption, vqa, rerank, job and model this process serves; only their models
+    are loaded. index alone loads no model and no torch."""
     model: str = "mplug-mini"
-    """A shipped model, a checkpoint folder, or open_clip:NAME."""
-    rerank_model: str = ""
-    """A folder of mPLUG with a fusion encoder and ITM head; none: no reranking."""
-    caption_model: str = ""
-    """A folder of mPLUG with a text decoder, or open_clip:coca_NAME; none: no captions."""
-    vqa_model: str = ""
-    """A folder of mPLUG with a fusion encoder and a text decoder; none: no answers."""
+    """Of embedding and search: a shipped model, a checkpoint folder, or open_clip:NAME; empty: none. Each task has a
+    setting of its own, and naming one model changes no other; tasks of one place share its modules in memory."""
+    rerank_model: str = "mplug-mini"
+    """A shipped model or a folder of mPLUG, with a fusion encoder and ITM head; empty: no reranking."""
+    caption_model: str = "mplug-mini"
+    """A shipped model or a folder of mPLUG, with a text decoder, or open_clip:coca_NAME; empty: no captions."""
+    vqa_model: str = "mplug-mini"
+    """A shipped model or a folder of mPLUG, with a fusion encoder and a text decoder; empty: no answers."""
     image_size: int = 0
     """Side in pixels of the pictures that `model` sees; 0: the checkpoint's own. Another makes another index."""
     rerank_image_size: int = 0
@@ -283,7 +284,8 @@ def _from_file(file: Path) -> dict[str, object]:
         raise ConfigurationError(
             f"the configuration file {file} must be a mapping of settings, as `port: 50051`"
         )
-    return {str(name).replace("-", "_"): value for name, value in content.items()}
+    # `caption_model:` with nothing behind it is empty, as the variable and the flag can be.
+    return {str(name).replace("-", "_"): "" if value is None else value for name, value in content.items()}
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:

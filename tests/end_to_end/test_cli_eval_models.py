@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import mplug
+from mplug.checkpoints import native
 from mplug.evaluation import captions, vqa
 from mplug.evaluation.recall import caption_relevance
 from mplug.itm_scoring import ItmScorer
@@ -20,7 +21,7 @@ from mplug.train.config import DataConfig
 from mplug.train.data import read_captions
 from mplug.train.evaluate import picture_pixels
 from mplug_services.cli import main
-from services.serving import picture
+from services.serving import build_model, picture
 from services.whole_folder import save_whole
 
 Output = pytest.CaptureFixture[str]
@@ -229,10 +230,11 @@ def test_what_cannot_be_evaluated_is_told(
     assert said in capsys.readouterr().err
 
 
-def test_a_model_without_fusion_cannot_rerank(data: Path, capsys: Output) -> None:
-    command = ["eval", "retrieval", "--model", "mplug-mini", "--data", str(data), "--rerank-k", "4"]
+def test_a_model_without_fusion_cannot_rerank(data: Path, tmp_path: Path, capsys: Output) -> None:
+    native.save(build_model(), tmp_path / "tiny")
+    command = ["eval", "retrieval", "--model", str(tmp_path / "tiny"), "--data", str(data), "--rerank-k", "4"]
     assert main(command) == 1
-    assert "mplug-mini has no fusion encoder to match with" in capsys.readouterr().err
+    assert "tiny has no fusion encoder to match with" in capsys.readouterr().err
 
 
 def test_a_picture_that_is_none_is_named(model: str, data: Path, tmp_path: Path, capsys: Output) -> None:

@@ -87,7 +87,14 @@ def test_two_hundred_pictures_become_a_model_that_is_served_as_it_was_evaluated(
 
 @pytest.fixture
 def server(start: Path, data: Path, tmp_path: Path) -> Iterator[ServerProcess]:
-    flags = ["--services", "caption,job", "--job-roots", f"mine={data.parent},starts={start.parent}"]
+    flags = [
+        "--services",
+        "caption,job",
+        "--caption-model",
+        "",
+        "--job-roots",
+        f"mine={data.parent},starts={start.parent}",
+    ]
     with ServerProcess(tmp_path / "data", flags) as process:
         yield process
 

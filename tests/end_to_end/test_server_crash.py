@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -17,14 +18,14 @@ from mplug.checkpoints import native
 from mplug_api.v1 import index_service_pb2, search_service_pb2
 from mplug_api.v1.index_service_pb2_grpc import IndexServiceStub
 from mplug_api.v1.search_service_pb2_grpc import SearchServiceStub
-from services.serving import build_model, image_input, ingest_requests
+from services.serving import NO_MODELS, build_model, image_input, ingest_requests
 
 SCRIPT = """
-import asyncio, sys
+import asyncio, json, sys
 from mplug_services.config import load_config
 from mplug_services.server import serve
 
-flags = {"port": 0, "data_dir": sys.argv[1], "model": sys.argv[2], "torch_threads": 1}
+flags = json.loads(sys.argv[1])
 asyncio.run(serve(load_config(flags, environment={}), ready=lambda server: print(server.address, flush=True)))
 """
 
@@ -32,7 +33,9 @@ asyncio.run(serve(load_config(flags, environment={}), ready=lambda server: print
 @asynccontextmanager
 async def server_process(folder: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, aio.Channel]]:
     """A server in a process of its own, ready, and a channel to it; ended by SIGTERM unless it is dead."""
-    command = [sys.executable, "-c", SCRIPT, str(folder / "data"), str(folder / "tiny")]
+    places = {"data_dir": str(folder / "data"), "model": str(folder / "tiny")}
+    flags = {"port": 0, "torch_threads": 1, **places, **NO_MODELS}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(flags)]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:

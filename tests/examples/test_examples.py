@@ -18,6 +18,8 @@ SAID = {
     "many_searches.py": "城堡: ",
     "own_vectors.py": "0 refused, 1000 points",
 }
+ELSEWHERE = "finetune_captions.py"
+"""Needs no server: tests/end_to_end/test_example_finetune.py."""
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +29,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_every_example_is_run_here() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(SAID)
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*SAID, ELSEWHERE}
 
 
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("name", [*SAID, ELSEWHERE])
 def test_an_example_is_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 40
 

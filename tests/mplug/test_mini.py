@@ -25,9 +25,9 @@ def drawings() -> list[dict[str, str]]:
     return [record for line in lines if (record := json.loads(line))["kind"] == "drawing"][:NUM_DRAWINGS]
 
 
-def test_it_fits_in_20_mib() -> None:
-    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 20.1 * 2**20
-    assert (FOLDER / "model.safetensors").stat().st_size <= 20 * 2**20
+def test_it_fits_in_40_mb() -> None:
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 33_000_000
+    assert (FOLDER / "model.safetensors").stat().st_size <= 32_700_000
 
 
 def test_it_says_that_its_weights_are_for_research(mini: ContrastiveModel) -> None:

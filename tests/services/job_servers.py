@@ -19,7 +19,7 @@ from mplug_services.engine import ModelWorker
 from mplug_services.runners.models import Models
 from mplug_services.server import Server, make_scheduler, running_server
 from mplug_services.work import EngineStoppedError
-from services.serving import serve_config
+from services.serving import NO_MODELS, serve_config
 
 SERVICES = ("embedding", "index", "search", "caption", "vqa", "rerank", "job", "model")
 
@@ -109,6 +109,7 @@ async def job_server_process(folder: Path) -> AsyncIterator[tuple[asyncio.subpro
         "data_dir": str(folder / "data"),
         "services": ",".join(SERVICES),
         "model": "",
+        **NO_MODELS,
         "job_roots": f"files={folder / 'files'}",
         "torch_threads": 1,
     }

@@ -122,9 +122,13 @@ def ingest_requests(
     ]
 
 
+NO_MODELS = {"rerank_model": "", "caption_model": "", "vqa_model": ""}
+"""Settings of a server without the models that a test has no use for; by default it has the shipped one for each."""
+
+
 def serve_config(folder: Path, **changes: Any) -> ServeConfig:
-    """Settings of a server for tests: a free port, its data under `folder`, short grace."""
-    values: dict[str, Any] = {"port": 0, "data_dir": folder / "data", "num_prepare_workers": 2}
+    """Settings of a server for tests: a free port, its data under `folder`, models for retrieval alone."""
+    values: dict[str, Any] = {"port": 0, "data_dir": folder / "data", "num_prepare_workers": 2, **NO_MODELS}
     return ServeConfig(**{**values, **changes})
 
 

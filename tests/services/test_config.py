@@ -26,7 +26,8 @@ def write(folder: Path, text: str) -> Path:
 def test_defaults() -> None:
     config = load_config(environment={})
     assert config == ServeConfig()
-    assert (config.host, config.port, config.model) == ("127.0.0.1", 50051, "mplug-mini")
+    assert (config.host, config.port) == ("127.0.0.1", 50051)
+    assert config.sources == dict.fromkeys(MODEL_SETTINGS, ModelSource("mplug-mini"))
     assert config.needs_model
     assert config.needs_index
 
@@ -59,8 +60,35 @@ def test_a_task_s_model_has_a_place_and_perhaps_a_size(tmp_path: Path) -> None:
         "retrieval": ModelSource("mplug-mini", 256),
         "caption": ModelSource("captions", 512),
         "rerank": ModelSource("captions", None),
+        "vqa": ModelSource("mplug-mini", 480),
     }
     assert list(IMAGE_SIZE_SETTINGS) == list(MODEL_SETTINGS)
+
+
+def test_naming_one_model_changes_no_other() -> None:
+    config = load_config({"model": "open_clip:ViT-B-32"}, environment={})
+    given, left = ModelSource("open_clip:ViT-B-32"), ModelSource("mplug-mini")
+    assert config.sources == {"retrieval": given, "rerank": left, "caption": left, "vqa": left}
+
+
+def test_a_model_that_is_named_empty_is_left_out(tmp_path: Path) -> None:
+    file = write(tmp_path, "caption_model:\nrerank_model: ''\n")
+    config = load_config({"vqa_model": ""}, file=file, environment={"MPLUG_MODEL": ""})
+    assert config.sources == {}
+    assert (config.caption_model, config.rerank_model) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("services", "tasks"),
+    [
+        ("index,model", set()),
+        ("embedding", {"retrieval"}),
+        ("search", {"retrieval", "rerank", "caption"}),
+        ("vqa,index", {"vqa"}),
+    ],
+)
+def test_only_the_models_of_selected_services_are_loaded(services: str, tasks: set[str]) -> None:
+    assert set(load_config({"services": services}, environment={}).sources) == tasks
 
 
 def test_variables_of_clients_are_not_settings() -> None:

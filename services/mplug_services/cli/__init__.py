@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mplug {options.command}: {error}", file=sys.stderr)
         return error.exit_code
     except ClientError as error:
-        print(f"mplug {options.command}: {describe(error, getattr(options, 'address', ''))}", file=sys.stderr)
+        print(f"mplug {options.command}: {describe(error, options)}", file=sys.stderr)
         return EXIT_FAILURE
     except IndexStoreError as error:
         # A filter that contradicts itself is refused before anything is sent.

@@ -89,12 +89,14 @@ def connect(options: argparse.Namespace) -> Client:
         raise UsageError(f"--tls-ca {options.tls_ca} cannot be read: {error.strerror}") from error
 
 
-def describe(error: ClientError, address: str) -> str:
-    """An error of a call, with what to do about it where that is known."""
+def describe(error: ClientError, options: argparse.Namespace) -> str:
+    """An error of a call, with what to do about it where that is known; `options` are those of the command."""
     if isinstance(error, UnavailableError):
+        runs_here = getattr(options, "runs_here", False)  # set by what adds --model
+        does_without = " Or do without a server: --model mplug-mini." if runs_here else ""
         return (
-            f"no server answers at {address} ({error}). Start one with `mplug serve`, "
-            "or name another with --address or MPLUG_ADDRESS."
+            f"no server answers at {getattr(options, 'address', '')} ({error}). Start one with `mplug serve`, "
+            f"or name another with --address or MPLUG_ADDRESS.{does_without}"
         )
     if error.reason == "COLLECTION_NOT_FOUND":
         return f"{error}. `mplug ingest FOLDER --collection NAME` makes one; `mplug info` lists them."

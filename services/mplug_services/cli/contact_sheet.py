@@ -1,7 +1,7 @@
 """One picture of searches and what they found: a row for each query, best hit first."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,9 @@ class SheetHit:
     picture: Path
     label: str
     score: float
+    """Cosine."""
+    match: float | None = None
+    """Probability that it matches the text, where it was reranked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +90,11 @@ def _draw_hit(
 ) -> None:
     _paste(sheet, hit.picture, left, top, THUMB, outline=ACCENT if best else LINE)
     draw_wrapped(draw, (left, top + THUMB + 4), hit.label, font(12), THUMB - 40, max_lines=2, fill=INK)
-    score = f"{hit.score:.3f}"
-    width = draw.textlength(score, font=font(12))
-    draw.text((left + THUMB - width, top + THUMB + 4), score, font=font(12), fill=FAINT)
+    numbers = [f"{hit.score:.3f}", *([f"{hit.match:.0%}"] if hit.match is not None else [])]
+    for line, number in enumerate(numbers):
+        width = draw.textlength(number, font=font(12))
+        place = left + THUMB - width, top + THUMB + 4 + line * 16
+        draw.text(place, number, font=font(12), fill=FAINT)
 
 
 def _paste(sheet: Image.Image, picture: Path, left: int, top: int, side: int, outline: str = LINE) -> None:
@@ -135,10 +140,10 @@ def draw_wrapped(
 
 
 def wrap(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """Breaks text into lines that fit: at spaces, and between any two characters of Chinese."""
+    """Breaks text into lines that fit: at spaces, between characters of Chinese, and in words that fit into no line."""
     lines: list[str] = []
     line = ""
-    for piece in _pieces(text):
+    for piece in _pieces(text, fits):
         if line and not fits((line + piece).rstrip()):
             lines.append(line.rstrip())
             line = ""
@@ -146,9 +151,11 @@ def wrap(text: str, fits: Callable[[str], bool]) -> list[str]:
     return [*lines, line.rstrip()] if line.strip() else lines
 
 
-def _pieces(text: str) -> list[str]:
-    """Words with the space after them; a Chinese character is a word."""
-    return re.findall(r"[\u3000-\u9fff\uff00-\uffef]|[^\s\u3000-\u9fff\uff00-\uffef]+\s*|\s+", text)
+def _pieces(text: str, fits: Callable[[str], bool]) -> Iterator[str]:
+    """Words with the space after them; a Chinese character is a word. Of words that fit nowhere, their characters."""
+    words = re.findall(r"[\u3000-\u9fff\uff00-\uffef]|[^\s\u3000-\u9fff\uff00-\uffef]+\s*|\s+", text)
+    for word in words:
+        yield from [word] if fits(word.rstrip()) else word
 
 
 @cache

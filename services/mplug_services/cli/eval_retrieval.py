@@ -46,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the evaluation's arguments."""
     add_data_arguments(parser)
     parser.add_argument(
-        "--model", required=True, metavar="MODEL", help="mplug-mini, a checkpoint folder, or open_clip:NAME"
+        "--model",
+        default="mplug-mini",
+        metavar="MODEL",
+        help="mplug-mini (the default), a checkpoint folder, or open_clip:NAME",
     )
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--dtype", default="float32", help="default: %(default)s")

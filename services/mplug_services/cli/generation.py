@@ -38,7 +38,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         metavar="MODEL",
-        help="a checkpoint folder, or to caption open_clip:coca_NAME, used here instead of a server",
+        help="mplug-mini, a checkpoint folder, or to caption open_clip:coca_NAME, used here instead of a server",
     )
     group.add_argument("--device", default="cpu", help="default: %(default)s")
     group.add_argument("--dtype", default="float32", help="default: %(default)s")
@@ -48,6 +48,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="side in pixels of the pictures that the model sees (default: the checkpoint's own)",
     )
+    parser.set_defaults(runs_here=True)
     add_served_model_argument(parser)
     add_connection_arguments(parser)
 

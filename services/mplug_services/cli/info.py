@@ -6,6 +6,7 @@ model on this machine, by its folder or by the name of one that ships with the p
 
 import argparse
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.util import find_spec
 from typing import cast
@@ -13,7 +14,7 @@ from typing import cast
 from rich.table import Table
 
 from mplug_services.cli.common import EXIT_OK, CliError, add_connection_arguments, connect, results
-from mplug_services.client import CollectionInfo, ServerInfo
+from mplug_services.client import CollectionInfo, ServedModel, ServerInfo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +54,14 @@ def model_facts(source: str) -> dict[str, str | int]:
 
     try:
         model = load(source)
+        tasks = _tasks(source)
     except MplugError as error:
         raise CliError(str(error)) from error
     size = model.preprocess.image_size
     mebibytes = model.num_parameters * model.dtype.itemsize / 2**20
     return {
         "name": model.name,
+        "tasks": tasks,
         "parameters": model.num_parameters,
         "memory": f"{mebibytes:.1f} MiB as {str(model.dtype).removeprefix('torch.')}",
         "image size": f"{size} x {size}",
@@ -68,6 +71,16 @@ def model_facts(source: str) -> dict[str, str | int]:
         "licence": model.licence or "not stated",
         "checkpoint": str(model.report),
     }
+
+
+def _tasks(source: str) -> str:
+    """What a model can do; of open_clip's, what all of them can. The other facts are those of its retrieval half."""
+    if source.startswith("open_clip:"):
+        return "retrieval"
+    from mplug.loading import survey
+    from mplug.tasks import TaskSize
+
+    return ", ".join(task for task, size in survey(source).items() if isinstance(size, TaskSize))
 
 
 def server_facts(info: ServerInfo, address: str) -> dict[str, object]:
@@ -117,8 +130,9 @@ def _print_server(info: ServerInfo, collections: list[CollectionInfo], address: 
     facts = server_facts(info, address)
     console = results()
     console.print(_table({key: facts[key] for key in ("address", "version", "started")}))
-    for model in cast(list[dict[str, object]], facts["models"]):
-        console.print(_table(model, title=f"model for {model['task']}"))
+    console.print(_models_table(info.models) if info.models else "no models")
+    for name, licence in {model.name: model.licence for model in info.models if model.licence}.items():
+        console.print(f"licence of {name}: {licence}", markup=False)
     console.print(_table(cast(dict[str, object], facts["limits"]), title="limits"))
     table = Table(
         "name", "points", "dimension", "metric", "aliases", title="collections", title_justify="left"
@@ -128,6 +142,22 @@ def _print_server(info: ServerInfo, collections: list[CollectionInfo], address: 
         cells = (collection.point_count, collection.dimension, str(collection.metric))
         table.add_row(collection.name, *map(str, cells), aliases)
     console.print(table if collections else "no collections yet")
+
+
+def _models_table(models: Sequence[ServedModel]) -> Table:
+    """Which model does what; --json has the fingerprints whole."""
+    table = Table("task", "model", title="models", title_justify="left")
+    for column in ("parameters", "width"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("device", "dtype", "fingerprint"):
+        table.add_column(column, no_wrap=True)
+    for model in models:
+        width = str(model.embedding_dimension or "")
+        numbers = (f"{model.parameter_count:,}", width)
+        table.add_row(
+            model.task, model.name, *numbers, model.device, model.dtype, model.embedding_fingerprint[:12]
+        )
+    return table
 
 
 def _table(facts: "dict[str, str | int] | dict[str, object]", title: str | None = None) -> Table:

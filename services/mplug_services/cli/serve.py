@@ -1,5 +1,9 @@
 """Run a server.
 
+It embeds, searches, reranks, captions and answers, each with the model that its flag names: mplug-mini, which ships
+with the package, wherever none is named. --caption-model '' leaves captions out; the line that says that the server
+is ready says which model does what.
+
 Settings are taken from a YAML file (--config), then from environment variables (MPLUG_PORT, MPLUG_DATA_DIR,
 …), then from these flags; later ones win. SIGTERM or Ctrl-C lets the requests that were begun finish.
 """
@@ -8,6 +12,7 @@ import argparse
 import asyncio
 import dataclasses
 import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,16 +24,16 @@ FLAGS = {
     "host": "the interface to listen on; 0.0.0.0 is all of them",
     "port": "the port; 0 takes a free one",
     "data_dir": "where collections and pictures live; one server owns it",
-    "model": "a model that ships with the package, a checkpoint folder, or open_clip:NAME[:PRETRAINED]",
+    "model": "embeds and searches: mplug-mini, a checkpoint folder, or open_clip:NAME[:PRETRAINED]; '': nothing does",
     "device": "cpu, cuda or cuda:0",
     "dtype": "float32, bfloat16 or float16",
-    "services": "which services run, with commas; index alone needs no model",
+    "services": "which services run, with commas; only their models are loaded, and index alone needs none",
     "image_root": "folder that image URIs are relative to (default: URIs are refused)",
     "keep_images": "what is kept of ingested pictures: none, original or thumbnail",
     "queue_size": "items that may wait for the model",
-    "rerank_model": "a checkpoint folder that scores pictures against texts (default: RerankService has none)",
-    "caption_model": "a checkpoint folder or open_clip:coca_NAME that captions (default: CaptionService has none)",
-    "vqa_model": "a checkpoint folder that answers questions (default: VqaService has none)",
+    "rerank_model": "scores pictures against texts: mplug-mini or a checkpoint folder; '': nothing does",
+    "caption_model": "captions: mplug-mini, a checkpoint folder, or open_clip:coca_NAME; '': nothing does",
+    "vqa_model": "answers questions: mplug-mini or a checkpoint folder; '': nothing does",
     "image_size": "side in pixels of the pictures that --model sees; 0: the checkpoint's own",
     "rerank_image_size": "likewise of --rerank-model",
     "caption_image_size": "likewise of --caption-model",
@@ -82,14 +87,30 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def models_line(config: ServeConfig) -> str:
+    """Which model does what, as `retrieval and vqa by mplug-mini, caption by FOLDER, on cpu`."""
+    tasks: dict[str, list[str]] = {}
+    for task, source in config.sources.items():
+        tasks.setdefault(source.place, []).append(task)
+    if not tasks:
+        return "no model"
+    served = [f"{_listed(names)} by {place}" for place, names in tasks.items()]
+    return f"{', '.join(served)}, on {config.device}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
 def _serve(config: ServeConfig) -> None:
     from mplug.errors import MplugError
     from mplug_services.server import Server, serve
 
     def ready(server: Server) -> None:
-        served = f"model {config.model} on {config.device}" if config.needs_model else "no model"
         # Whoever starts a server waits for this line.
-        print(f"mplug ready at {server.address} ({served}, data in {config.data_dir})", flush=True)
+        print(
+            f"mplug ready at {server.address} ({models_line(config)}; data in {config.data_dir})", flush=True
+        )
 
     try:
         asyncio.run(serve(config, ready=ready))

@@ -13,6 +13,7 @@ from mplug_services.cli.server_process import ServerProcess
 WORDS = dict(
     enumerate(["red", "green", "blue", "picture", "a", "of", "dog", "cat", "car", "猫", "狗"], start=7)
 )
+NO_MODELS = [f"--{task}-model=" for task in ("rerank", "caption", "vqa")]
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 
 
@@ -30,7 +31,7 @@ def live_server(folder: Path, *arguments: str) -> Iterator[ServerProcess]:
     if not model.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_model(model)
-    with ServerProcess(folder / "data", ["--model", str(model), *arguments]) as server:
+    with ServerProcess(folder / "data", ["--model", str(model), *NO_MODELS, *arguments]) as server:
         yield server
 
 

@@ -4,8 +4,12 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from mplug.loading import find_folder
+from mplug.train.vocabulary import is_chinese
 from mplug_services.cli.contact_sheet import FONT, SheetHit, SheetRow, draw_sheet, sheet_size, wrap
-from mplug_services.cli.demo_queries import QUERIES
+from mplug_services.cli.demo_queries import PICTURES, PROMPT_ZH, QUERIES
+
+GALLERY = Path(__file__).parents[3] / "examples" / "gallery" / "gallery.jsonl"
 
 
 def row(picture: Path, text: str | None, hits: int) -> SheetRow:
@@ -15,7 +19,8 @@ def row(picture: Path, text: str | None, hits: int) -> SheetRow:
         picture=picture if text is None else None,
         note="12 ms",
         hits=tuple(
-            SheetHit(picture, "a picture with a rather long label that goes on", 0.5) for _ in range(hits)
+            SheetHit(picture, "a picture with a rather long label that goes on", 0.5, 0.75 if hit else None)
+            for hit in range(hits)
         ),
     )
 
@@ -40,21 +45,25 @@ def test_a_sheet_without_hits_is_still_a_sheet(tmp_path: Path) -> None:
     ("text", "lines"),
     [
         ("one two three", ["one two", "three"]),
-        ("extraordinarily long", ["extraordinarily", "long"]),
+        ("an extraordinarily long", ["an extra", "ordinari", "ly long"]),
         ("城堡上方的月亮和星星", ["城堡上方的月亮和", "星星"]),
         ("a 城堡", ["a 城堡"]),
         ("", []),
     ],
 )
-def test_lines_break_at_spaces_and_between_chinese_characters(text: str, lines: list[str]) -> None:
+def test_lines_break_at_spaces_between_chinese_characters_and_in_words_too_long(
+    text: str, lines: list[str]
+) -> None:
     assert wrap(text, lambda line: len(line) <= 8) == lines
 
 
-def test_the_font_has_every_character_of_gallery_and_queries() -> None:
-    gallery = Path(__file__).parents[3] / "examples" / "gallery" / "gallery.jsonl"
-    entries = [json.loads(line) for line in gallery.read_text(encoding="utf-8").splitlines()]
+def test_the_font_has_every_character_of_the_demo_and_of_what_the_shipped_model_writes() -> None:
+    entries = [json.loads(line) for line in GALLERY.read_text(encoding="utf-8").splitlines()]
     shown = set("".join(entry["label"] + entry["label_zh"] for entry in entries))
     shown |= set("".join(query.text or "" for query in QUERIES))
+    shown |= set("".join(question for each in PICTURES for question in each.questions) + PROMPT_ZH)
+    vocabulary = (find_folder("mplug-mini") / "vocab.txt").read_text(encoding="utf-8")
+    shown |= {character for character in vocabulary if is_chinese(character)}
     font = ImageFont.truetype(str(FONT), 20)
 
     def glyph(character: str) -> bytes:
@@ -68,5 +77,5 @@ def test_the_font_has_every_character_of_gallery_and_queries() -> None:
 
 
 def test_the_font_is_small_and_comes_with_its_licence() -> None:
-    assert FONT.stat().st_size <= 150 * 1024
+    assert FONT.stat().st_size <= 1.1 * 2**20
     assert "SIL Open Font License" in (FONT.parent / "OFL.txt").read_text(encoding="utf-8")

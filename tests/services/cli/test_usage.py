@@ -102,6 +102,17 @@ def test_no_server_is_a_failure_that_says_what_to_do(
     error = capsys.readouterr().err
     assert f"no server answers at {NOWHERE}" in error
     assert "mplug serve" in error
+    assert "--model" not in error
+
+
+@pytest.mark.parametrize("arguments", [["caption", "{picture}"], ["ask", "{picture}", "what is this?"]])
+def test_what_can_be_done_here_says_how_to_do_without_a_server(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"not looked at")
+    command = [each.format(picture=tmp_path / "a.png") for each in arguments]
+    assert run(*command, "--address", NOWHERE) == 1
+    assert "--model mplug-mini" in capsys.readouterr().err
 
 
 def test_the_address_comes_from_the_environment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from mplug.train.config import DataConfig, LoopConfig, OptimizerConfig
@@ -12,17 +13,17 @@ PROMPT_ZH = "图中"
 
 def _views() -> DataConfig:
     # Crops of drawings teach little, and the tower needs 25 ms for a view.
-    return DataConfig(crop_sets=("photo",), num_views=4)
+    return DataConfig(crop_sets=("photo",), num_views=3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WholeShape:
     """Sizes of the parts that a retrieval model lacks; widths, heads and vocabulary are its text encoder's."""
 
-    fusion_layers: int = 4
-    stride_layer: int = 2
-    """With four layers A A C A: one connected layer runs, and the last one, which the head reads, is cheap."""
-    decoder_layers: int = 4
+    fusion_layers: int = 2
+    stride_layer: int = 1
+    """An asymmetric layer, then a connected one, of which matching needs nothing but the row of [CLS]."""
+    decoder_layers: int = 3
     dropout: float = 0.1
     max_length: int = 24
     """Most tokens of a caption or an answer, unless a call says otherwise."""
@@ -42,9 +43,10 @@ class StepConfig:
     """Pictures that captions are written of and rewarded."""
     neighbours: int = 8
     """`pairs` come in groups of so many pictures that look alike: hard negatives of one another."""
-    hard_after: int = 300
-    """Negatives are drawn at random at first, and by similarity more and more until so many batches: matching that
-    begins with look-alikes stays at chance for long."""
+    strangers: float = 0.25
+    """Share of batches whose groups are mixed: who has only seen look-alikes knows nothing of other pictures."""
+    masked: int = 8
+    """Pictures of the `pairs` whose texts' masked words are restored, too."""
     english: float = 0.6
     """Share of `pairs` and `rewarded` batches that are in English; the others are in Chinese."""
     captions_en: int = 5
@@ -60,7 +62,7 @@ class MeasureConfig:
 
     queries: int = 250
     """Captions in each language that pictures are ranked for."""
-    candidates: int = 16
+    candidates: int = 32
     """First hits of the contrastive half that are ranked anew."""
     captions: int = 250
     """Pictures that a caption is written of, in each language."""
@@ -87,6 +89,9 @@ class WholeStageConfig(LoopConfig):
     label_smoothing: float = 0.1
     answer_weight: float = 1.0
     pair_weight: float = 1.0
+    token_dropout: float = 0.0
+    """Of the image_tokens that are learnt from, number by number: the tower has seen these pictures and knows them too
+    well, what it says of unseen ones is less clear."""
     masked_weight: float = 0.1
     """Of masked words beside matching: with the paper's equal weights their far larger gradient keeps a small fusion
     encoder from learning to match at all."""
@@ -99,12 +104,13 @@ class WholeStageConfig(LoopConfig):
 def matching() -> WholeStageConfig:
     """(b): fusion encoder and matching head, on the retrieval half's folder."""
     return WholeStageConfig(
-        batch=StepConfig(pairs=64),
-        fusion_lr=5e-4,
+        batch=StepConfig(pairs=32),
+        token_dropout=0.3,
+        fusion_lr=4e-4,
         decoder_lr=5e-4,
         goal="reranked_r1",
-        epochs=5,
-        evaluation_steps=240,
+        epochs=6,
+        evaluation_steps=300,
         optimizer=OptimizerConfig(weight_decay=0.05, warmup_steps=50),
     )
 
@@ -113,12 +119,14 @@ def writing() -> WholeStageConfig:
     """(c): captions and answers, on (b)'s folder."""
     return WholeStageConfig(
         start="runs/mini-matching/output_best",
-        batch=StepConfig(captioned=24, questions=64, pairs=16, hard_after=0),
-        fusion_lr=1e-4,
-        decoder_lr=5e-4,
+        data=dataclasses.replace(_views(), set_repeats=(("photo", 5),)),
+        batch=StepConfig(captioned=24, questions=48, pairs=16, masked=0, captions_zh=1),
+        token_dropout=0.15,
+        fusion_lr=2e-4,
+        decoder_lr=6e-4,
         goal="writing",
-        epochs=5,
-        evaluation_steps=240,
+        epochs=4,
+        evaluation_steps=350,
         optimizer=OptimizerConfig(weight_decay=0.05, warmup_steps=50),
     )
 
@@ -127,7 +135,7 @@ def rewarding() -> WholeStageConfig:
     """(d): CIDEr, on (c)'s folder; its result is what ships."""
     return WholeStageConfig(
         start="runs/mini-writing/output_best",
-        batch=StepConfig(rewarded=32, questions=48, pairs=8, hard_after=0),
+        batch=StepConfig(rewarded=32, questions=48, pairs=8, masked=0),
         fusion_lr=2e-5,
         decoder_lr=5e-5,
         goal="writing",

@@ -17,6 +17,7 @@ from mplug.train.experiments.base import evaluating
 from mplug.train.experiments.models import WholeModel
 from mplug.train.mini.config import WholeStageConfig
 from mplug.train.mini.matching import Matching
+from mplug.train.mini.matching_start import start_matching
 from mplug.train.mini.measuring import (
     CaptionScore,
     cider,
@@ -24,7 +25,7 @@ from mplug.train.mini.measuring import (
     measure_captions,
     measure_matching,
 )
-from mplug.train.mini.reading import StageData, open_data, written_texts
+from mplug.train.mini.reading import StageData, open_data, some_pairs, written_texts
 from mplug.train.mini.rewarding import Rewarding
 from mplug.train.mini.whole import open_whole, start_output_bias
 from mplug.train.mini.writing import Answering, Captioning
@@ -160,4 +161,5 @@ def open_stage(config: WholeStageConfig, data: Path) -> WholeStage:
     read = open_data(data, config, model)
     if native.read_config(start / native.CONFIG_FILE).text_decoder is None:
         start_output_bias(model, written_texts(read))
+        start_matching(model, *some_pairs(read))
     return WholeStage(model, read, config)

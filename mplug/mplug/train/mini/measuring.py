@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mplug.decoder_state import DecoderState
-from mplug.evaluation.cider import SCALE, CiderReward
+from mplug.evaluation.cider import CiderReward
 from mplug.evaluation.recall import caption_relevance, recall
 from mplug.evaluation.tokenization import tokenization_for, tokenize
 from mplug.generation import GenerationConfig, generate
@@ -23,6 +23,7 @@ from mplug.train.data import CaptionedImage
 from mplug.train.evaluate import text_embedder
 from mplug.train.experiments.models import WholeModel
 from mplug.train.mini.config import PROMPT_ZH, MeasureConfig
+from mplug.train.mini.pair_scores import pair_logits
 from mplug.train.mini.reading import StageData
 from mplug.train.mini.tokens import TokenCache
 
@@ -38,23 +39,21 @@ def cider(captions: Mapping[str, str], references: Mapping[str, Sequence[str]], 
     judge = CiderReward({path: tokenize(texts, kind) for path, texts in references.items()})
     paths = list(captions)
     scores = judge.scores(paths, tokenize([captions[path] for path in paths], kind))
-    return float(100 / SCALE * scores.mean())
+    return float(100 * scores.mean())
 
 
 def measure_matching(model: WholeModel, data: StageData, config: MeasureConfig) -> dict[str, float]:
-    """R@1 of pictures by text, in percent, by the contrastive half and reranked; and the means over both languages."""
+    """R@1 of pictures by text, in percent: by the contrastive half, reranked, by the sum of cosine and probability."""
     languages = [code for code in ("en", "zh") if any(_captions(image, code) for image in data.dev)]
     both = {code: _reranked(model, data, config, code) for code in languages}
     found: dict[str, float] = {}
-    for place, name in enumerate(("itc_r1", "reranked_r1")):
+    for place, name in enumerate(("itc_r1", "reranked_r1", "both_r1")):
         found |= {f"{name}_{code}": values[place] for code, values in both.items()}
         found[name] = sum(values[place] for values in both.values()) / max(1, len(both))
     return found
 
 
-def _reranked(
-    model: WholeModel, data: StageData, config: MeasureConfig, language: str
-) -> tuple[float, float]:
+def _reranked(model: WholeModel, data: StageData, config: MeasureConfig, language: str) -> list[float]:
     images = [image for image in data.dev if _captions(image, language)]
     tokens = data.tokens
     embeds = torch.cat([model.project_image(tokens.first([(image.path, 0)])) for image in images])
@@ -69,19 +68,17 @@ def _reranked(
         matched[row, candidates] = _match(
             model, query, tokens.read([(images[c].path, 0) for c in candidates])
         )
-    found = (recall(each.numpy(), relevant[some]).at_1 for each in (scores, matched))
-    return next(found), next(found)
+    orders = (scores, matched, torch.where(matched > -torch.inf, scores + matched.sigmoid(), matched))
+    return [recall(each.numpy(), relevant[some]).at_1 for each in orders]
 
 
 def _match(model: WholeModel, query: str, tokens_CND: Tensor) -> Tensor:
-    """Logit of "matches" over "does not", (C,)."""
+    """Log-odds of "matches", (C,)."""
     ids_1L, mask_1L = (
         torch.from_numpy(a).to(tokens_CND.device)
         for a in pad([model.tokenizer.encode(query)], model.tokenizer.pad_id)
     )
-    count = len(tokens_CND)
-    logits_C2 = model.itm_logits(tokens_CND, ids_1L.expand(count, -1), mask_1L.expand(count, -1))
-    return (logits_C2[:, 1] - logits_C2[:, 0]).cpu()
+    return pair_logits(model, tokens_CND, model.encode_text(ids_1L, mask_1L), mask_1L)[:, 0].cpu()
 
 
 def measure_captions(

@@ -69,6 +69,14 @@ def written_texts(data: StageData) -> Iterator[str]:
         yield from question.answers
 
 
+def some_pairs(data: StageData, count: int = 96) -> tuple[Tensor, list[str]]:
+    """image_tokens (B, N, D) of so many training pictures, always the same, and a text of each."""
+    chance = random.Random("some pairs")
+    images = chance.sample(data.train, min(count, len(data.train)))
+    texts = [chance.choice([*image.captions, *image.captions_zh]) for image in images]
+    return data.tokens.read([(image.path, 0) for image in images]), texts
+
+
 def _set_name(path: str) -> str:
     return Path(path).parts[1]
 

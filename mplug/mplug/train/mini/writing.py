@@ -68,6 +68,7 @@ class Captioning:
         """`caption_loss` of a batch, counted from 0: the mean over all words."""
         images = self._batches.batch(number)
         tokens_BND = draw_views(self._tokens, [image.path for image in images], chance)
+        tokens_BND = F.dropout(tokens_BND, self._config.token_dropout)
         step = self._config.batch
         english = [_draw(image.captions, step.captions_en, chance) for image in images]
         chinese = [_draw(image.captions_zh, step.captions_zh, chance) for image in images]
@@ -116,6 +117,7 @@ class Answering:
         rows = self._batches.batch(number)
         model = self._model
         tokens_BND = draw_views(self._tokens, [row.path for row in rows], chance)
+        tokens_BND = F.dropout(tokens_BND, self._config.token_dropout)
         memory_BMD, memory_mask_BM = model.decoder_memory(
             tokens_BND,
             *(
