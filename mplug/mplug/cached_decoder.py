@@ -1,4 +1,7 @@
-"""What text decoders share that keep a `DecoderState`: stepping, scoring, and a second copy of their matrices."""
+"""What text decoders share that keep a `DecoderState`: stepping, scoring, and a second copy of their matrices.
+
+`StepwiseDecoder` is all of it but the beginning; `CachedDecoder` begins with a memory that it attends to.
+"""
 
 from __future__ import annotations
 
@@ -16,41 +19,52 @@ SCORED_LOGITS = 1 << 23
 """Most logits that `score` holds at a time (32 MiB in float32)."""
 
 
-class Packed(Protocol):
+class PackedLayers(Protocol):
     """A copy of a decoder's matrices, laid out for decoding."""
-
-    def project(self, memory_BNM: Tensor) -> list[KeyValues]:
-        """Keys and values of every cross-attention, (B, H, N, K) each."""
-        ...
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
         ...
 
 
+class Packed(PackedLayers, Protocol):
+    """The same of a decoder that attends to a memory."""
+
+    def project(self, memory_BNM: Tensor) -> list[KeyValues]:
+        """Keys and values of every cross-attention, (B, H, N, K) each."""
+        ...
+
+
+LayersT = TypeVar("LayersT", bound=PackedLayers)
 PackedT = TypeVar("PackedT", bound=Packed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DecoderSizes:
+class StepSizes:
     """What stepping needs to know of a decoder."""
 
     vocab_size: int
     positions: int
     """Longest sequence in tokens."""
-    bos_id: int
-    """Token id that starts a text."""
     eos_id: int
     """Token id that ends a text."""
-    memory_width: int
     cached_layers: int
     """Self-attentions, each with keys and values of its own."""
     heads: int
     head_width: int
 
 
-class CachedDecoder(nn.Module, Generic[PackedT], ABC):
-    """Token ids and a memory to the next token's logits.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderSizes(StepSizes):
+    """The same of a decoder that attends to a memory."""
+
+    bos_id: int
+    """Token id that starts a text."""
+    memory_width: int
+
+
+class StepwiseDecoder(nn.Module, Generic[LayersT], ABC):
+    """Token ids to the next token's logits.
 
     Decoding keeps a second copy of the weights in a layout of its own (see `mplug.packed_linear`), made by the first
     `start` and dropped by `train()`, `load_state_dict` and whatever moves or casts the module. Weights that are changed
@@ -60,10 +74,10 @@ class CachedDecoder(nn.Module, Generic[PackedT], ABC):
         sizes: the decoder's.
     """
 
-    def __init__(self, sizes: DecoderSizes) -> None:
+    def __init__(self, sizes: StepSizes) -> None:
         super().__init__()
         self.sizes = sizes
-        self._packed: PackedT | None = None
+        self._packed: LayersT | None = None
         self.register_load_state_dict_post_hook(_forget_packed)  # type: ignore[no-untyped-call]
 
     @property
@@ -77,43 +91,9 @@ class CachedDecoder(nn.Module, Generic[PackedT], ABC):
         return self.sizes.positions
 
     @property
-    def bos_id(self) -> int:
-        """Token id that starts a text."""
-        return self.sizes.bos_id
-
-    @property
     def eos_id(self) -> int:
         """Token id that ends a text."""
         return self.sizes.eos_id
-
-    @torch.no_grad()
-    def start(
-        self, memory_BND: Tensor, *, memory_mask_BN: Tensor | None = None, sequences_per_image: int = 1
-    ) -> DecoderState:
-        """Project the memory of B images, before any token.
-
-        Args:
-            memory_BND: what is attended to (B, N, memory_width).
-            memory_mask_BN: bool (B, N), True = attend; None = everything.
-            sequences_per_image: sequences that each image begins with.
-
-        Raises:
-            ValueError: the memory is of another width, or an image is masked altogether.
-        """
-        sizes = self.sizes
-        if memory_BND.shape[-1] != sizes.memory_width:
-            raise ValueError(
-                f"the memory is {memory_BND.shape[-1]} wide; this decoder attends to {sizes.memory_width}"
-            )
-        num_sequences = memory_BND.shape[0] * sequences_per_image
-        shape = (0, sizes.cached_layers, 2, num_sequences, sizes.heads, sizes.head_width)
-        return DecoderState(
-            cross=self._pack().project(memory_BND),
-            memory_mask_B11N=None if memory_mask_BN is None else _memory_mask(memory_mask_BN.bool()),
-            cache_TC2SHK=memory_BND.new_empty(shape),
-            lengths_S=torch.zeros(num_sequences, dtype=torch.int64, device=memory_BND.device),
-            sequences_per_image=sequences_per_image,
-        )
 
     @torch.no_grad()
     def step(self, ids_SL: Tensor, state: DecoderState, *, lengths_S: Tensor | None = None) -> Tensor:
@@ -189,7 +169,7 @@ class CachedDecoder(nn.Module, Generic[PackedT], ABC):
         return {**self.__dict__, "_packed": None}
 
     @abstractmethod
-    def _make_packed(self) -> PackedT:
+    def _make_packed(self) -> LayersT:
         """Copy the matrices as they are now."""
 
     @abstractmethod
@@ -205,6 +185,18 @@ class CachedDecoder(nn.Module, Generic[PackedT], ABC):
             mask: of self-attention; None = everything.
         """
 
+    def _new_state(self, like: Tensor, num_sequences: int) -> DecoderState:
+        """No token read, no memory; of the type and in the place of a tensor."""
+        sizes = self.sizes
+        shape = (0, sizes.cached_layers, 2, num_sequences, sizes.heads, sizes.head_width)
+        return DecoderState(
+            cross=[],
+            memory_mask_B11N=None,
+            cache_TC2SHK=like.new_empty(shape),
+            lengths_S=torch.zeros(num_sequences, dtype=torch.int64, device=like.device),
+            sequences_per_image=1,
+        )
+
     def _check_length(self, length: int) -> None:
         if length > self.max_positions:
             raise ValueError(
@@ -212,7 +204,7 @@ class CachedDecoder(nn.Module, Generic[PackedT], ABC):
                 "generate fewer tokens, or shorten the prompt"
             )
 
-    def _pack(self) -> PackedT:
+    def _pack(self) -> LayersT:
         if self._packed is None:
             self._packed = self._make_packed()
         return self._packed
@@ -229,7 +221,45 @@ class CachedDecoder(nn.Module, Generic[PackedT], ABC):
         return self._read_tokens(ids_SL, positions_SL.clamp_(max=self.max_positions - 1), state, mask)
 
 
-def _forget_packed(decoder: CachedDecoder[Any], _: object) -> None:
+class CachedDecoder(StepwiseDecoder[PackedT]):
+    """Token ids and a memory to the next token's logits; see `StepwiseDecoder`."""
+
+    sizes: DecoderSizes
+
+    def __init__(self, sizes: DecoderSizes) -> None:
+        super().__init__(sizes)
+
+    @property
+    def bos_id(self) -> int:
+        """Token id that starts a text."""
+        return self.sizes.bos_id
+
+    @torch.no_grad()
+    def start(
+        self, memory_BND: Tensor, *, memory_mask_BN: Tensor | None = None, sequences_per_image: int = 1
+    ) -> DecoderState:
+        """Project the memory of B images, before any token.
+
+        Args:
+            memory_BND: what is attended to (B, N, memory_width).
+            memory_mask_BN: bool (B, N), True = attend; None = everything.
+            sequences_per_image: sequences that each image begins with.
+
+        Raises:
+            ValueError: the memory is of another width, or an image is masked altogether.
+        """
+        if memory_BND.shape[-1] != self.sizes.memory_width:
+            raise ValueError(
+                f"the memory is {memory_BND.shape[-1]} wide; this decoder attends to {self.sizes.memory_width}"
+            )
+        state = self._new_state(memory_BND, memory_BND.shape[0] * sequences_per_image)
+        state.cross = self._pack().project(memory_BND)
+        state.memory_mask_B11N = None if memory_mask_BN is None else _memory_mask(memory_mask_BN.bool())
+        state.sequences_per_image = sequences_per_image
+        return state
+
+
+def _forget_packed(decoder: StepwiseDecoder[Any], _: object) -> None:
     decoder.drop_packed()
 
 

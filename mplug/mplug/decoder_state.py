@@ -23,7 +23,7 @@ class DecoderState:
     """
 
     cross: list[KeyValues]
-    """By layer; never tiled."""
+    """By layer; never tiled. Empty where a decoder has no memory."""
     memory_mask_B11N: Tensor | None
     """bool, True = attend; None = the whole memory."""
     cache_TC2SHK: Tensor

@@ -13,7 +13,7 @@ import torch
 from open_clip import transformer as open_clip_transformer
 from torch import Tensor, nn
 
-from mplug.cached_decoder import CachedDecoder
+from mplug.cached_decoder import StepwiseDecoder
 from mplug.fusion_encoder import FusionEncoder
 from mplug.packed_linear import FrozenLinear, can_pack
 
@@ -51,7 +51,7 @@ def freeze(model: M) -> M:
     # Owners alone: a list of all modules would keep every original until the end.
     for module in [module for module in model.modules() if type(module) is not nn.Linear]:
         _freeze_children(module, raw)
-        if isinstance(module, CachedDecoder):
+        if isinstance(module, StepwiseDecoder):
             module.drop_packed()
     return model
 

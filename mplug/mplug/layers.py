@@ -15,13 +15,18 @@ Dimensions, one legend for the whole repository (a suffix such as `image_BND` sp
     M  rows of a memory that is more than a picture (N + L for mPLUG's answers)
 
 Masks are boolean, True = attend. mPLUG's own additive masks, (1 - mask) * -10000, give the same numbers: in
-float32 exp(-10000) is zero. Layers are post-norm, as in BERT.
+float32 exp(-10000) is zero. Layers are post-norm, as in BERT; those with the norms in front are in `mplug.prenorm`.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Approximation = Literal["none", "tanh"]
+"""How GELU is computed: exactly, by erf, or by Hendrycks and Gimpel's formula with tanh (torch's names)."""
 
 
 class Attention(nn.Module):
@@ -65,16 +70,17 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with the exact (erf) GELU between them."""
+    """Two linear layers with a GELU between them, the exact one (erf) unless told otherwise."""
 
-    def __init__(self, width: int, inner_width: int) -> None:
+    def __init__(self, width: int, inner_width: int, *, approximate: Approximation = "none") -> None:
         super().__init__()
+        self.approximate: Approximation = approximate
         self.expand = nn.Linear(width, inner_width)
         self.contract = nn.Linear(inner_width, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        output_BLD: Tensor = self.contract(F.gelu(self.expand(x_BLD)))
+        output_BLD: Tensor = self.contract(F.gelu(self.expand(x_BLD), approximate=self.approximate))
         return output_BLD
 
 

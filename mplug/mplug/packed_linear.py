@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mplug.layers import Approximation
+
 
 class FrozenLinear(nn.Module):
     """A linear layer for inference: weights that nobody changes, held once, in oneDNN's layout where there is one.
@@ -78,45 +80,59 @@ class PackedLinear:
     Args:
         weights: matrices (outputs, D).
         biases: their vectors (outputs,).
-        gelu: apply the exact (erf) GELU to the result.
+        gelu: apply the GELU to the result.
+        approximate: `none` = exactly (erf), `tanh` = by the formula with tanh.
     """
 
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], *, gelu: bool = False) -> None:
-        self._activation = "gelu" if gelu else "none"
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        *,
+        gelu: bool = False,
+        approximate: Approximation = "none",
+    ) -> None:
+        self._approximate: Approximation | None = approximate if gelu else None
         weight, bias = weights[0].detach(), biases[0].detach()
         if len(weights) > 1:
             weight, bias = torch.cat([*weights]).detach(), torch.cat([*biases]).detach()
         self._parts: list[tuple[Tensor, Tensor | None]] = [(_pack(weight), bias)]
 
     @classmethod
-    def of(cls, *layers: nn.Linear | FrozenLinear, gelu: bool = False) -> PackedLinear:
+    def of(
+        cls, *layers: nn.Linear | FrozenLinear, gelu: bool = False, approximate: Approximation = "none"
+    ) -> PackedLinear:
         """Take the weights of modules."""
         frozen = [layer for layer in layers if isinstance(layer, FrozenLinear)]
         if not frozen:
             plain = [layer for layer in layers if isinstance(layer, nn.Linear)]
-            return cls([layer.weight for layer in plain], [layer.bias for layer in plain], gelu=gelu)
+            weights, biases = [layer.weight for layer in plain], [layer.bias for layer in plain]
+            return cls(weights, biases, gelu=gelu, approximate=approximate)
         assert len(frozen) == len(layers), "layers that read the same input are frozen together"
         packed = cls.__new__(cls)
-        packed._activation = "gelu" if gelu else "none"
+        packed._approximate = approximate if gelu else None
         packed._parts = [(layer.stored, layer.bias) for layer in frozen]
         return packed
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., outputs); not differentiable."""
         x = x.contiguous()
-        outputs = [_linear(x, weight, bias, self._activation) for weight, bias in self._parts]
+        outputs = [_linear(x, weight, bias, self._approximate) for weight, bias in self._parts]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: Approximation | None) -> Tensor:
     if weight.is_mkldnn:
-        return _packed_linear(x, weight, bias, activation)
+        return _packed_linear(x, weight, bias, gelu)
     output = F.linear(x, weight, bias)
-    return output if activation == "none" else F.gelu(output)
+    return output if gelu is None else F.gelu(output, approximate=gelu)
 
 
-def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
-    output: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
+def _packed_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gelu: Approximation | None = None
+) -> Tensor:
+    activation = "none" if gelu is None else "gelu"
+    output: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], gelu or "none")
     return output
 
 
@@ -141,7 +157,7 @@ def can_pack(device: str, dtype: torch.dtype) -> bool:
     x, bias = weight[:5], weight[:, 0].clone()
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        output = _packed_linear(x, packed, bias, "gelu")
+        output = _packed_linear(x, packed, bias, "none")
         if not (packed.is_mkldnn and torch.equal(packed.to_dense(), weight)):
             return False
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ from torch import Tensor
 
 from mplug.errors import CheckpointError
 
+WRAPPINGS = ("state_dict", "model", "module", "palm")
 
-def read_tensors(path: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
-    """Read a torch file without running code from it, and take off the wrappings `model`, then `module`.
+
+def read_tensors(path: Path, *, shapes_only: bool = False, mapped: bool = False) -> dict[str, Tensor]:
+    """Read a torch file without running code from it, and take off its wrappings, see `WRAPPINGS`.
 
     Args:
         path: a file of `torch.save`.
         shapes_only: read names, shapes and types, and leave the numbers on the disk (the meta device).
+        mapped: leave the numbers on the disk until they are looked at; all tensors share one mapping of the file, which
+            goes with the last of them. Files from before torch 1.6 are read whole.
 
     Raises:
         CheckpointError: missing, not a torch file, holds other things than tensors, or no tensors at all.
@@ -29,7 +34,8 @@ def read_tensors(path: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
         raise CheckpointError(f"{path.name} is missing in {path.parent}; it holds the weights")
     try:
         place = "meta" if shapes_only else "cpu"
-        held: Any = torch.load(path, map_location=place, weights_only=True)
+        mapped = mapped and zipfile.is_zipfile(path)
+        held: Any = torch.load(path, map_location=place, weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} cannot be read as weights only ({_first_line(error)}). It is damaged, or holds Python "
@@ -37,7 +43,7 @@ def read_tensors(path: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is not a whole torch file: {_first_line(error)}") from error
-    for wrapping in ("model", "module"):
+    for wrapping in WRAPPINGS:
         if isinstance(held, Mapping) and isinstance(held.get(wrapping), Mapping):
             held = held[wrapping]
     entries = held.items() if isinstance(held, Mapping) else ()
@@ -72,8 +78,21 @@ def read_bert_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, not JSON, or not an object.
     """
+    return read_json(path, "the text encoder's sizes")
+
+
+def read_json(path: Path, holds: str) -> dict[str, Any]:
+    """Read a JSON file of settings.
+
+    Args:
+        path: the file.
+        holds: what it is for, for messages.
+
+    Raises:
+        CheckpointError: missing, not JSON, or not an object.
+    """
     if not path.is_file():
-        raise CheckpointError(f"{path.name} is missing in {path.parent}; it holds the text encoder's sizes")
+        raise CheckpointError(f"{path.name} is missing in {path.parent}; it holds {holds}")
     try:
         values: Any = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

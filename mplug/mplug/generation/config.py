@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from mplug.errors import ConfigError
 
 Method = Literal["beam", "greedy", "sample"]
-Rules = Literal["mplug", "open_clip"]
+Rules = Literal["mplug", "open_clip", "gpt3"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,8 @@ class GenerationConfig:
     """`beam` is the reference's search (see `rules`); `greedy` takes the likeliest token; `sample` draws."""
     rules: Rules = "mplug"
     """Which reference: `mplug` is ModelScope's search (see `mplug.generation.beam`), `open_clip` open_clip's for CoCa
-    (see `mplug.generation.open_clip_beam`). The length penalty is theirs, too."""
+    (see `mplug.generation.open_clip_beam`), `gpt3` ModelScope's for the distributed GPT-3 (see
+    `mplug.generation.gpt3_beam`). The length penalty is theirs, too."""
     min_length: int = 1
     """Tokens to generate before the end is allowed."""
     max_length: int = 10
@@ -34,7 +35,7 @@ class GenerationConfig:
     """Texts for each item: the best of `beam`, or as many draws of `sample`."""
     length_penalty: float = 0.6
     """Exponent of GNMT's length penalty (Wu et al. 2016, section 7), which mPLUG's reference fixes at 0.6; by
-    open_clip's rules of the length itself, fixed at 1."""
+    open_clip's and GPT-3's rules of the length itself, fixed at 1."""
     temperature: float = 1.0
     """`sample`: logits are divided by it before drawing; scores stay those of temperature 1."""
     top_k: int = 0
@@ -81,11 +82,12 @@ class GenerationConfig:
         """Tokens that the search takes from one sequence at a time; no vocabulary may have fewer."""
         if self.method != "beam":
             return 1
-        return 2 * self.beam_size if self.rules == "open_clip" else self.beam_size
+        return 2 * self.beam_size if self.rules in ("open_clip", "gpt3") else self.beam_size
 
     def penalty(self, length: int) -> float:
-        """What a sum over so many tokens is divided by: GNMT's ((5 + length) / 6) ** alpha, or open_clip's."""
-        return float((length if self.rules == "open_clip" else (5.0 + length) / 6.0) ** self.length_penalty)
+        """What a sum over so many tokens is divided by: GNMT's ((5 + length) / 6) ** alpha, or length ** alpha."""
+        plain = self.rules in ("open_clip", "gpt3")
+        return float((length if plain else (5.0 + length) / 6.0) ** self.length_penalty)
 
     def _check(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:

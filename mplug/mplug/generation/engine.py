@@ -10,12 +10,19 @@ from torch import Tensor
 from mplug.decoder_facts import longest_read
 from mplug.errors import MplugError
 from mplug.generation.beam import BeamSearch
-from mplug.generation.config import GenerationConfig
+from mplug.generation.config import GenerationConfig, Rules
 from mplug.generation.decoder import StateT, StepDecoder
 from mplug.generation.events import Event, Finished, Hypothesis
+from mplug.generation.gpt3_beam import Gpt3BeamSearch
 from mplug.generation.open_clip_beam import OpenClipBeamSearch
 from mplug.generation.sampling import TokenSearch
 from mplug.generation.search import Move, Search
+
+_BEAM_SEARCHES: Mapping[Rules, type[BeamSearch | OpenClipBeamSearch | Gpt3BeamSearch]] = {
+    "mplug": BeamSearch,
+    "open_clip": OpenClipBeamSearch,
+    "gpt3": Gpt3BeamSearch,
+}
 
 Start = Callable[[Sequence[int]], StateT]
 """From the numbers of items to a state that holds them in this order, one sequence each, no token read yet."""
@@ -113,8 +120,33 @@ def decode_steps(
     Yields:
         What each step decided.
     """
-    going = list(prompts)
     search = _search(decoder.eos_id, prompts, config, seeds)
+    return search_steps(decoder, state, prompts, search, config.sequences, alive=alive)
+
+
+def search_steps(
+    decoder: StepDecoder[StateT],
+    state: StateT,
+    prompts: Mapping[int, Sequence[int]],
+    search: Search,
+    sequences: int,
+    *,
+    alive: Callable[[int], bool] = lambda item: True,
+) -> Iterator[list[Event]]:
+    """Decode one batch by any search; `decode_steps` is this by the search that a configuration asks for.
+
+    Args:
+        decoder: what reads tokens.
+        state: as of `decode_steps`.
+        prompts: as of `decode_steps`.
+        search: of the items in the order of `prompts`.
+        sequences: that it decodes at a time for one item.
+        alive: as of `decode_steps`.
+
+    Yields:
+        What each step decided.
+    """
+    going = list(prompts)
     ids_SL, lengths_S = pad_right(list(prompts.values()))
     logits_SV = decoder.step(ids_SL, state, lengths_S=lengths_S)
     width = 1
@@ -130,11 +162,9 @@ def decode_steps(
         if len(move.kept) < len(going):
             state.keep_images(torch.tensor(move.kept, device=logits_SV.device))
         going = [going[place] for place in move.kept]
-        if width < config.sequences:
-            state.repeat(
-                config.sequences
-            )  # copies of the prompt: whichever a beam goes on from, it is the same
-            width = config.sequences
+        if width < sequences:
+            state.repeat(sequences)  # copies of the prompt: whichever a beam goes on from, it is the same
+            width = sequences
         elif (rows_S := _reordered(move, width)) is not None:
             state.select(rows_S.to(logits_SV.device))
         logits_SV = decoder.step(torch.tensor(move.ids)[:, None], state)
@@ -144,8 +174,7 @@ def _search(
     eos_id: int, prompts: Mapping[int, Sequence[int]], config: GenerationConfig, seeds: Sequence[int]
 ) -> Search:
     if config.method == "beam":
-        kind = OpenClipBeamSearch if config.rules == "open_clip" else BeamSearch
-        return kind(config, eos_id, list(prompts), list(prompts.values()))
+        return _BEAM_SEARCHES[config.rules](config, eos_id, list(prompts), list(prompts.values()))
     return TokenSearch(config, eos_id, list(prompts), list(prompts.values()), seeds)
 
 

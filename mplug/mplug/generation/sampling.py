@@ -125,6 +125,20 @@ def draw(log_probs_SV: Tensor, uniforms: Sequence[float], config: GenerationConf
     Returns:
         int64 (S,).
     """
+    probs_SV = probabilities(log_probs_SV, config)
+    sums_SV = probs_SV.double().cumsum(-1)
+    total_S1 = sums_SV[:, -1:]
+    targets_S1 = torch.tensor(uniforms, dtype=torch.float64, device=sums_SV.device)[:, None] * total_S1
+    tokens_S = torch.searchsorted(sums_SV, targets_S1, right=True)[:, 0]
+    return tokens_S.clamp_(max=probs_SV.shape[-1] - 1)  # a target may be rounded up to the total
+
+
+def probabilities(log_probs_SV: Tensor, config: GenerationConfig) -> Tensor:
+    """What is drawn from: float32 (S, V), 0 for tokens that the filters leave out; rows need not sum to 1.
+
+    What is kept is what ModelScope's filters keep, except that equals are never parted: of tokens as likely as the last
+    that is kept, all are. Arguments as of `draw`.
+    """
     scaled_SV = log_probs_SV / config.temperature
     if 0 < config.top_k < scaled_SV.shape[-1]:
         least_S1 = scaled_SV.topk(config.top_k).values[:, -1:]
@@ -132,11 +146,7 @@ def draw(log_probs_SV: Tensor, uniforms: Sequence[float], config: GenerationConf
     probs_SV = scaled_SV.softmax(-1)
     if config.top_p < 1:
         probs_SV = _nucleus(probs_SV, config.top_p)
-    sums_SV = probs_SV.double().cumsum(-1)
-    total_S1 = sums_SV[:, -1:]
-    targets_S1 = torch.tensor(uniforms, dtype=torch.float64, device=sums_SV.device)[:, None] * total_S1
-    tokens_S = torch.searchsorted(sums_SV, targets_S1, right=True)[:, 0]
-    return tokens_S.clamp_(max=probs_SV.shape[-1] - 1)  # a target may be rounded up to the total
+    return probs_SV
 
 
 def _nucleus(probs_SV: Tensor, top_p: float) -> Tensor:

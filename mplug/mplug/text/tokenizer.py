@@ -110,19 +110,26 @@ class WordPieceTokenizer:
         """Write `vocab.txt`."""
         path.write_text("".join(piece + "\n" for piece in self.vocab), encoding="utf-8", newline="\n")
 
+    def pieces(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        """Pieces of several texts, however long, without special tokens, and from which characters each is."""
+        return self._pieces.encode_batch(list(texts), add_special_tokens=False)
+
     def encode(self, text: str) -> Tokens:
         """Tokenize one text; too long ones keep their beginning, and say so."""
         return self._finish(self._pieces.encode(text, add_special_tokens=False))
 
     def encode_batch(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenize several texts."""
-        return [self._finish(e) for e in self._pieces.encode_batch(list(texts), add_special_tokens=False)]
+        return [self._finish(encoding) for encoding in self.pieces(texts)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids back to text: pieces joined, special tokens left out, no spaces between Chinese characters."""
+        return _BETWEEN_CHINESE.sub("", self.decode_words(ids))
+
+    def decode_words(self, ids: Sequence[int]) -> str:
+        """The same with every Chinese character a word, as the tokenizer sees it; words are apart by spaces."""
         special = {self.pad_id, self.cls_id, self.sep_id}
-        text = self._pieces.decode([number for number in ids if number not in special])
-        return _BETWEEN_CHINESE.sub("", text)
+        return self._pieces.decode([number for number in ids if number not in special])
 
     def _finish(self, encoding: tokenizers.Encoding) -> Tokens:
         room = self.max_length - 2
