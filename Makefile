@@ -19,7 +19,7 @@ $(VENV)/.bench: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@ $(VENV)/.dev $(VENV)/.server
 
-demo: $(VENV)/.server ## ingest the shipped gallery and search it
+demo: $(VENV)/.server ## search the shipped gallery, rerank, caption, ask; demo-out/*.png
 	$(BIN)/mplug demo
 
 kernels: $(VENV)/.server ## compile the CUDA kernels, where nvcc is; everything works without them

@@ -1,7 +1,8 @@
-"""Cuts the font of the demo's contact sheet down to the characters that it shows.
+"""Cuts the font of the command line's sheets down to the characters that they can show.
 
 Pillow brings no Chinese glyphs. Run `pip install -e '.[server,gallery]'`, then
-`python examples/gallery/make_font.py` after the gallery or the demo's queries have changed. The font is
+`python examples/gallery/make_font.py` after the gallery, the demo's queries or mplug-mini's vocabulary have
+changed: what that model writes is made of the characters of its vocabulary. The font is
 Noto Sans SC (SIL Open Font License 1.1), taken from a PyPI package with `pip download`.
 """
 
@@ -17,16 +18,17 @@ from fontTools import subset
 
 HERE = Path(__file__).resolve().parent
 CLI = HERE.parents[1] / "services" / "mplug_services" / "cli"
+VOCABULARY = HERE.parents[1] / "mplug" / "mplug" / "weights" / "mplug-mini" / "vocab.txt"
 PACKAGE = "pylopdf-fonts-zh-cn==0.1.1"
 FONT = "pylopdf_fonts_zh_cn/NotoSansSC-Regular.otf"
 LICENCE = "pylopdf_fonts_zh_cn-0.1.1.dist-info/licenses/LICENSE"
 
 
 def characters() -> str:
-    """Every character of the labels and of the demo's own texts."""
+    """Every character of the labels, of the demo's own texts, and of the model's vocabulary."""
     lines = (HERE / "gallery.jsonl").read_text(encoding="utf-8").splitlines()
     labels = [text for line in lines for text in (json.loads(line)["label"], json.loads(line)["label_zh"])]
-    sources = [path.read_text(encoding="utf-8") for path in sorted(CLI.glob("demo*.py"))]
+    sources = [path.read_text(encoding="utf-8") for path in [*sorted(CLI.glob("demo*.py")), VOCABULARY]]
     shown = string.printable + "·–—…×“”‘’，。、：；！？（）" + "".join(labels) + "".join(sources)
     return "".join(sorted(set(shown) - set(string.whitespace) | {" "}))
 
