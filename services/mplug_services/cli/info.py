@@ -146,7 +146,8 @@ def _print_server(info: ServerInfo, collections: list[CollectionInfo], address: 
 
 def _models_table(models: Sequence[ServedModel]) -> Table:
     """Which model does what; --json has the fingerprints whole."""
-    table = Table("task", "model", title="models", title_justify="left")
+    table = Table("task", title="models", title_justify="left")
+    table.add_column("model", overflow="fold", min_width=10)
     for column in ("parameters", "width"):
         table.add_column(column, justify="right", no_wrap=True)
     for column in ("device", "dtype", "fingerprint"):
@@ -155,7 +156,7 @@ def _models_table(models: Sequence[ServedModel]) -> Table:
         width = str(model.embedding_dimension or "")
         numbers = (f"{model.parameter_count:,}", width)
         table.add_row(
-            model.task, model.name, *numbers, model.device, model.dtype, model.embedding_fingerprint[:12]
+            model.task, model.name, *numbers, model.device, model.dtype, model.embedding_fingerprint[:8]
         )
     return table
 
