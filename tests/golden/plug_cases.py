@@ -57,7 +57,7 @@ class PlugCase:
         if name == "cls.predictions.decoder_weight":
             name = "bert.embeddings.word_embeddings.weight"
         info = self.described["tp2_partition_info"].get(name)
-        if info is None:
+        if info is None or ranks == 1:
             return tensor
         dim = info["partition_dim"]
         return torch.cat(tensor.chunk(ranks * info["partition_stride"], dim)[rank::ranks], dim)

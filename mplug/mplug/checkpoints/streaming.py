@@ -39,7 +39,9 @@ class Source:
             dtype: what they are to be; None = what the parts are.
         """
         used = parts[:1] if self.split is None else parts
-        blocks = [part.chunk(len(self.ours)) for part in used]
+        if used[0].dim() <= (self.split or 0):
+            return dict.fromkeys(self.ours, used[0])  # of another model; it is refused by its shape
+        blocks = [part.tensor_split(len(self.ours)) for part in used]
         return {
             name: joined([block[number] for block in blocks], self.split or 0, device, dtype)
             for number, name in enumerate(self.ours)

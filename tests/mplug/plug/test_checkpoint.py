@@ -97,6 +97,22 @@ def test_a_missing_tensor_is_named_as_the_file_would(tmp_path: Path) -> None:
         plug.load(case.write(tmp_path / "plug", ranks=2, weights=weights))
 
 
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("bert.encoder.layer.0.output.dense.weight", torch.zeros(64)),
+        ("bert.encoder.layer.1.attention.self.query_key_value.bias", torch.zeros(1)),
+        ("decoder.decoder.final_layernorm.bias", torch.tensor(0.0)),
+    ],
+)
+def test_tensors_of_another_kind_are_refused_by_their_shapes(
+    name: str, stored: torch.Tensor, tmp_path: Path
+) -> None:
+    case = read_plug_case("pre_ln")
+    with pytest.raises(MismatchError, match=f"have another shape: {name}: stored"):
+        plug.load(case.write(tmp_path / "plug", weights={**case.weights, name: stored}))
+
+
 def test_ranks_whose_parts_differ_are_refused(tmp_path: Path) -> None:
     folder = read_plug_case("pre_ln").write(tmp_path / "plug", ranks=2)
     held = torch.load(folder / "model" / RANK_0, weights_only=True)
