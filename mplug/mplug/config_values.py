@@ -40,6 +40,23 @@ def build(cls: type[C], values: Any, *, where: str) -> C:
     return cls(**{name: _value(hints[name], value, where=prefix + name) for name, value in values.items()})
 
 
+def build_known(cls: type[C], values: Mapping[str, Any], **defaults: Any) -> C:
+    """Make a dataclass of another's settings, of which it knows some.
+
+    Args:
+        cls: as in `build`; all its fields have defaults.
+        values: by field name; what no field is named after is left alone.
+        defaults: where the settings' are others than the dataclass's.
+
+    Raises:
+        ConfigError: a value of the wrong kind.
+    """
+    names = {item.name for item in dataclasses.fields(typing.cast(Any, cls))}
+    return build(
+        cls, {**defaults, **{name: value for name, value in values.items() if name in names}}, where=""
+    )
+
+
 def _required(item: dataclasses.Field[Any]) -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 

@@ -27,6 +27,12 @@ class Classified:
     truncated: bool = False
     """Whether the text was longer than the model reads."""
 
+    @classmethod
+    def of(cls, labels: Sequence[str], scores: Sequence[float], truncated: bool) -> Classified:
+        """Sort labels by their scores; equal ones stay in the labels' order."""
+        pairs = [LabelScore(label, score) for label, score in zip(labels, scores, strict=True)]
+        return cls(tuple(sorted(pairs, key=lambda each: -each.score)), truncated)
+
     @property
     def best(self) -> LabelScore:
         """The label with the highest score."""

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from mplug.cached_decoder import CachedDecoder
 from mplug.config import GenerationDefaults
 from mplug.decoder_facts import DecoderFacts
-from mplug.errors import ConfigError
 from mplug.generation import GenerationConfig
 from mplug.task_model import Described, LoadedModel
 from mplug.text.tokenizer import DecodingTokenizer
@@ -47,7 +46,5 @@ class WritingModel(LoadedModel):
         Raises:
             ConfigError: an unknown or impossible setting.
         """
-        if not changes.keys() <= GenerationConfig.__dataclass_fields__.keys():
-            known = ", ".join(GenerationConfig.__dataclass_fields__)
-            raise ConfigError(f"unknown among {', '.join(changes)}; settings of generation are {known}")
+        GenerationConfig.check_names(changes)
         return GenerationConfig(**self.config.generation.settings(changes))

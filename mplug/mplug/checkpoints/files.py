@@ -102,6 +102,16 @@ def read_json(path: Path, holds: str) -> dict[str, Any]:
     return values
 
 
+def read_json_if_there(path: Path) -> dict[str, Any] | None:
+    """The same of a file that may be missing; None where it is."""
+    return read_json(path, "settings") if path.is_file() else None
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file of settings, for people to read."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -53,6 +54,19 @@ class GenerationConfig:
     """No run of so many tokens comes twice in a text, prompt included; 0 = off."""
     deterministic: bool = False
     """Decode every item alone, so that shapes, hence bits, do not depend on the items beside it."""
+
+    @classmethod
+    def check_names(cls, changes: Iterable[str]) -> None:
+        """Refuse what is no setting.
+
+        Raises:
+            ConfigError: names the known ones.
+        """
+        known = cls.__dataclass_fields__
+        if unknown := [name for name in changes if name not in known]:
+            raise ConfigError(
+                f"unknown among {', '.join(unknown)}; settings of generation are {', '.join(known)}"
+            )
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):

@@ -10,7 +10,6 @@ from torch import nn
 
 from mplug.checkpoints.report import LoadReport
 from mplug.decoder_state import DecoderState
-from mplug.errors import ConfigError
 from mplug.generation import GenerationConfig
 from mplug.gpt3.config import Gpt3Config
 from mplug.gpt3.decoder import Gpt3Decoder
@@ -83,9 +82,7 @@ class Gpt3Generator(nn.Module):
         Raises:
             ConfigError: an unknown or impossible setting.
         """
-        if not changes.keys() <= GenerationConfig.__dataclass_fields__.keys():
-            known = ", ".join(GenerationConfig.__dataclass_fields__)
-            raise ConfigError(f"unknown among {', '.join(changes)}; settings of generation are {known}")
+        GenerationConfig.check_names(changes)
         settings = {**self._own_settings(changes), **changes}
         if settings.get("top_p") == 0:
             settings["top_p"] = 1.0

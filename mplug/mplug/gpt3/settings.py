@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mplug.checkpoints.files import read_json
-from mplug.config_values import build
+from mplug.checkpoints.files import read_json, write_json
+from mplug.config_values import build_known
 from mplug.errors import CheckpointError, ConfigError
 from mplug.gpt3.config import Gpt3Config, Gpt3Sampling, Layout
 
@@ -54,9 +53,8 @@ def read_settings(folder: Path) -> Gpt3Config:
     """
     values = read_json(folder / CONFIG_FILE, "the model's shape")
     configuration = read_json(folder / CONFIGURATION_FILE, "which of two layouts the weights have")
-    known = {field.name for field in dataclasses.fields(_Gpt3Values)}
     try:
-        read = build(_Gpt3Values, {name: value for name, value in values.items() if name in known}, where="")
+        read = build_known(_Gpt3Values, values)
         layout: Layout = "distributed" if "megatron" in configuration else "plain"
         return _to_config(read, folder.resolve().name, layout, _sequence_length(configuration))
     except ConfigError as error:
@@ -86,8 +84,8 @@ def write_settings(config: Gpt3Config, folder: Path, *, ranks: int) -> None:
         eod_id=config.eod_id,
         **sampling,
     )
-    _write_json(folder / CONFIG_FILE, {"model_type": "gpt3", **dataclasses.asdict(values)})
-    _write_json(folder / CONFIGURATION_FILE, _configuration(config, ranks))
+    write_json(folder / CONFIG_FILE, {"model_type": "gpt3", **dataclasses.asdict(values)})
+    write_json(folder / CONFIGURATION_FILE, _configuration(config, ranks))
 
 
 def _to_config(values: _Gpt3Values, name: str, layout: Layout, prompt_tokens: int) -> Gpt3Config:
@@ -144,7 +142,3 @@ def _configuration(config: Gpt3Config, ranks: int) -> dict[str, Any]:
         "pipeline": {"type": "gpt3-generation"},
         "megatron": megatron,
     }
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

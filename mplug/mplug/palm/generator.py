@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from mplug.decoder_state import DecoderState
-from mplug.errors import ConfigError
 from mplug.generation import GenerationConfig
 from mplug.generation.engine import pad_right
 from mplug.palm.config import PalmConfig
@@ -53,9 +52,7 @@ class PalmGenerator(PalmModel):
         Raises:
             ConfigError: an unknown or impossible setting.
         """
-        if not changes.keys() <= GenerationConfig.__dataclass_fields__.keys():
-            known = ", ".join(GenerationConfig.__dataclass_fields__)
-            raise ConfigError(f"unknown among {', '.join(changes)}; settings of generation are {known}")
+        GenerationConfig.check_names(changes)
         own = {"length_penalty": self.config.length_penalty}
         return GenerationConfig(**{**own, **self.config.generation.settings(changes)})
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
-from mplug.checkpoints.files import read_json
+from mplug.checkpoints.files import read_json, read_json_if_there, write_json
+from mplug.checkpoints.labels import section
 from mplug.config import GenerationDefaults, TextEncoderConfig
-from mplug.config_values import build
+from mplug.config_values import build_known
 from mplug.errors import CheckpointError, ConfigError
 from mplug.palm.config import EncoderKind, PalmConfig, PalmDecoderConfig
 from mplug.palm.texts import PalmTokenizer, read_tokenizer
@@ -115,17 +115,14 @@ def write_settings(config: PalmConfig, folder: Path) -> None:
     inner = folder / config.encoder_folder
     inner.mkdir(parents=True, exist_ok=True)
     model_type = "roberta" if config.kind == "roberta" else "bert"
-    _write(folder / CONFIG_FILE, {"model_type": "palm", **dataclasses.asdict(values)})
-    _write(inner / CONFIG_FILE, {"model_type": model_type, **dataclasses.asdict(bert)})
-    _write(folder / CONFIGURATION_FILE, _configuration(config))
+    write_json(folder / CONFIG_FILE, {"model_type": "palm", **dataclasses.asdict(values)})
+    write_json(inner / CONFIG_FILE, {"model_type": model_type, **dataclasses.asdict(bert)})
+    write_json(folder / CONFIGURATION_FILE, _configuration(config))
 
 
 def _read(kind: type[V], path: Path, holds: str, defaults: Mapping[str, Any]) -> V:
-    values = read_json(path, holds)
-    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    given = {name: value for name, value in values.items() if name in known}
     try:
-        return build(kind, {**defaults, **given}, where="")
+        return build_known(kind, read_json(path, holds), **defaults)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -192,9 +189,7 @@ def _to_config(
 
 def _sequence_length(folder: Path) -> int:
     """What the preprocessor cuts sources to; a folder of weights alone has no such file."""
-    path = folder / CONFIGURATION_FILE
-    preprocessor = read_json(path, "").get("preprocessor") if path.is_file() else None
-    stated = preprocessor if isinstance(preprocessor, Mapping) else {}
+    stated = section(read_json_if_there(folder / CONFIGURATION_FILE) or {}, "preprocessor")
     length = stated.get("sequence_length", stated.get("max_length", SEQUENCE_LENGTH))
     if not isinstance(length, int) or length < 3:
         raise ConfigError(
@@ -213,7 +208,3 @@ def _configuration(config: PalmConfig) -> dict[str, Any]:
         "pipeline": {"type": "text-generation"},
         "postprocessor": postprocessor,
     }
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mplug.checkpoints.labels import need_two
 from mplug.checkpoints.report import LoadReport
-from mplug.errors import ConfigError
 from mplug.plug.config import PlugConfig
 from mplug.plug.encoder import PlugEncoder
 from mplug.plug.generator import check_tokenizer
-from mplug.structbert.classifier import classified
-from mplug.structbert.model import in_batches
+from mplug.text.batches import in_batches
 from mplug.text.pairs import Text, TypedTokens, encode_pairs, pad_pairs
 from mplug.text.tokenizer import WordPieceTokenizer
 from mplug.text_classifier import Classified
@@ -37,18 +36,13 @@ class PlugClassifier(nn.Module):
 
     def __init__(self, config: PlugConfig, tokenizer: WordPieceTokenizer) -> None:
         super().__init__()
-        if len(config.labels) < 2:
-            raise ConfigError(
-                f"the model has {len(config.labels)} labels, and a classifier needs two; name them, or give a folder "
-                "whose label_mapping.json or configuration.json does"
-            )
         check_tokenizer(tokenizer, config)
         self.config = config
         self.tokenizer = tokenizer
         self.report = LoadReport()
         self.encoder = PlugEncoder(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden, len(config.labels))
+        self.classifier = nn.Linear(config.hidden, need_two(config.labels))
 
     @property
     def name(self) -> str:
@@ -89,7 +83,8 @@ class PlugClassifier(nn.Module):
         tokens = encode_pairs(self.tokenizer, texts)
         scores = in_batches(tokens, self._scores)
         return [
-            classified(self.labels, row, each.truncated) for row, each in zip(scores, tokens, strict=True)
+            Classified.of(self.labels, row.tolist(), each.truncated)
+            for row, each in zip(scores, tokens, strict=True)
         ]
 
     @torch.no_grad()

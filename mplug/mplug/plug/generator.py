@@ -61,9 +61,7 @@ class PlugGenerator(PlugModel):
         Raises:
             ConfigError: an unknown or impossible setting.
         """
-        if not changes.keys() <= GenerationConfig.__dataclass_fields__.keys():
-            known = ", ".join(GenerationConfig.__dataclass_fields__)
-            raise ConfigError(f"unknown among {', '.join(changes)}; settings of generation are {known}")
+        GenerationConfig.check_names(changes)
         if changes.get("method") == "beam":
             longest = changes.get("max_length", BEAMS["max_length"])
             shortest = max(0, min(BEAMS["min_length"], longest))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mplug.checkpoints.files import read_json
-from mplug.config_values import build
+from mplug.checkpoints.files import read_json, read_json_if_there, write_json
+from mplug.checkpoints.labels import find_labels, section
+from mplug.config_values import build_known
 from mplug.errors import CheckpointError, ConfigError
 from mplug.plug.config import PlugConfig, PlugSampling
-from mplug.structbert.labels import find_labels, section
 
 CONFIG_FILE = "config.json"
 CONFIGURATION_FILE = "configuration.json"
@@ -60,13 +58,12 @@ def read_settings(folder: Path, *, labels: tuple[str, ...] = ()) -> PlugConfig:
         CheckpointError: a file is missing or broken, or describes another model.
     """
     values = read_json(folder / CONFIG_FILE, "the model's shape")
-    configuration = _optional(folder / CONFIGURATION_FILE) or {}
+    configuration = read_json_if_there(folder / CONFIGURATION_FILE) or {}
     try:
         if not labels:
-            labels = find_labels(_optional(folder / LABELS_FILE), configuration, values)
-        read = build(_PlugValues, _known(_PlugValues, values), where="")
-        model = section(configuration, "model")
-        sampling = build(_SamplingValues, _known(_SamplingValues, model), where="model")
+            labels = find_labels(read_json_if_there(folder / LABELS_FILE), configuration, values)
+        read = build_known(_PlugValues, values)
+        sampling = build_known(_SamplingValues, section(configuration, "model"))
         length = section(configuration, "preprocessor").get("sequence_length", 512)
         if not isinstance(length, int):
             raise ConfigError(f"preprocessor's sequence_length is {length!r}; it must be a whole number")
@@ -98,10 +95,10 @@ def write_settings(config: PlugConfig, folder: Path, *, ranks: int) -> None:
         pre_ln=config.pre_norm,
     )
     also = {"attention_probs_dropout_prob": config.dropout}
-    _write(folder / CONFIG_FILE, {"model_type": "plugNLG", **dataclasses.asdict(values), **also})
-    _write(folder / CONFIGURATION_FILE, _configuration(config, ranks))
+    write_json(folder / CONFIG_FILE, {"model_type": "plugNLG", **dataclasses.asdict(values), **also})
+    write_json(folder / CONFIGURATION_FILE, _configuration(config, ranks))
     if config.labels:
-        _write(folder / LABELS_FILE, {label: number for number, label in enumerate(config.labels)})
+        write_json(folder / LABELS_FILE, {label: number for number, label in enumerate(config.labels)})
 
 
 def _to_config(
@@ -143,16 +140,3 @@ def _configuration(config: PlugConfig, ranks: int) -> dict[str, Any]:
         "preprocessor": {"type": "text-gen-tokenizer", "sequence_length": config.max_length},
         "pipeline": {"type": "plug-generation"},
     }
-
-
-def _known(kind: type[_PlugValues | _SamplingValues], values: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(kind)}
-    return {name: value for name, value in values.items() if name in names}
-
-
-def _optional(path: Path) -> dict[str, Any] | None:
-    return read_json(path, "settings") if path.is_file() else None
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -6,15 +6,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from mplug.checkpoints.files import read_tensors
+from mplug.checkpoints.files import read_tensors, write_json
 from mplug.checkpoints.report import load_strictly
 from mplug.errors import CheckpointError, ConfigError
 from mplug.structbert.classifier import Classifier, EntailmentClassifier
@@ -146,13 +145,9 @@ def save(model: StructBertModel, folder: Path) -> None:
     """Write a folder as ModelScope has them, making it where needed; files of the same names are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in from_config(model.config).items():
-        _write_json(folder / name, values)
+        write_json(folder / name, values)
     model.tokenizer.save(folder / VOCAB_FILE)
     torch.save(state_dict(model), folder / WEIGHTS_FILE)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _float(tensor: Tensor) -> Tensor:

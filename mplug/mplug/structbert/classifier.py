@@ -8,14 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mplug.checkpoints.labels import need_two
 from mplug.errors import MplugError
 from mplug.structbert.adversarial import adversarial_term
 from mplug.structbert.backbone import PooledEncoder
 from mplug.structbert.config import StructBertConfig
-from mplug.structbert.model import StructBertModel, in_batches, need_labels
+from mplug.structbert.model import StructBertModel
+from mplug.text.batches import in_batches
 from mplug.text.pairs import Text, TypedTokens, encode_pairs
 from mplug.text.tokenizer import WordPieceTokenizer
-from mplug.text_classifier import Classified, LabelScore
+from mplug.text_classifier import Classified
 
 ENTAILMENT_ID = 0
 CONTRADICTION_ID = 2
@@ -37,7 +39,7 @@ class Classifier(StructBertModel):
         super().__init__(config, tokenizer)
         self.encoder = PooledEncoder(config)
         self.dropout = nn.Dropout(config.encoder.dropout)
-        self.classifier = nn.Linear(config.encoder.hidden, need_labels(config))
+        self.classifier = nn.Linear(config.encoder.hidden, need_two(config.labels))
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor, types_BL: Tensor | None = None) -> Tensor:
         """Encode a padded batch and judge it, arguments and errors as `TextEncoder`'s.
@@ -90,7 +92,8 @@ class Classifier(StructBertModel):
         tokens = encode_pairs(self.tokenizer, texts)
         scores = self.logits(tokens).softmax(dim=-1)
         return [
-            classified(self.labels, row, each.truncated) for row, each in zip(scores, tokens, strict=True)
+            Classified.of(self.labels, row.tolist(), each.truncated)
+            for row, each in zip(scores, tokens, strict=True)
         ]
 
     @torch.no_grad()
@@ -155,13 +158,6 @@ class EntailmentClassifier:
             scores = logits[..., ENTAILMENT_ID].softmax(dim=-1)
         of_text = (tokens[start : start + len(labels)] for start in range(0, len(tokens), len(labels)))
         return [
-            classified(labels, row, any(each.truncated for each in pairs))
+            Classified.of(labels, row.tolist(), any(each.truncated for each in pairs))
             for row, pairs in zip(scores, of_text, strict=True)
         ]
-
-
-def classified(labels: Sequence[str], scores: Tensor, truncated: bool) -> Classified:
-    """Labels with their scores, best first; equal ones in the labels' order."""
-    pairs = zip(labels, scores.tolist(), strict=True)
-    ranked = sorted((LabelScore(label, score) for label, score in pairs), key=lambda each: -each.score)
-    return Classified(tuple(ranked), truncated)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mplug.errors import MplugError
-from mplug.structbert.classifier import classified
 from mplug.structbert.config import StructBertConfig
 from mplug.structbert.faq_networks import KnownStates, MgimNet, ProtoNet, Prototypes
-from mplug.structbert.model import BATCH_ROWS, StructBertModel
+from mplug.structbert.model import StructBertModel
+from mplug.text.batches import BATCH_ROWS
 from mplug.text.tokenizer import Tokens, WordPieceTokenizer
 from mplug.text_classifier import Classified, Question
 from mplug.text_encoder import TextEncoder
@@ -107,7 +107,8 @@ class FaqAnswerer(StructBertModel):
             rows = tokens[start : start + self.network.QUERIES]
             scores = self.network.scores(self(*self.plain_batch(rows), known.read)).float().cpu()
             found += [
-                classified(known.labels, row, each.truncated) for row, each in zip(scores, rows, strict=True)
+                Classified.of(known.labels, row.tolist(), each.truncated)
+                for row, each in zip(scores, rows, strict=True)
             ]
         return found
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mplug.errors import ConfigError, MplugError
 from mplug.structbert.config import StructBertConfig
-from mplug.structbert.model import StructBertModel, in_batches
+from mplug.structbert.model import StructBertModel
+from mplug.text.batches import in_batches
 from mplug.text.tokenizer import Tokens, WordPieceTokenizer
 from mplug.text_classifier import Candidate, Filled
 from mplug.text_decoder import DecoderHead

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +12,6 @@ from mplug.errors import ConfigError
 from mplug.structbert.config import StructBertConfig
 from mplug.text.pairs import TypedTokens, pad_pairs
 from mplug.text.tokenizer import Tokens, WordPieceTokenizer, pad
-
-BATCH_ROWS = 32
-"""Texts that go through the model at once; those of like length go together, so that little of it is padding."""
-
-T = TypeVar("T", bound=Tokens)
-R = TypeVar("R")
 
 
 class StructBertModel(nn.Module):
@@ -80,35 +73,3 @@ class StructBertModel(nn.Module):
 
     def _put(self, array: object) -> Tensor:
         return torch.as_tensor(array).to(self.device)
-
-
-def need_labels(config: StructBertConfig) -> int:
-    """How many labels there are.
-
-    Raises:
-        ConfigError: fewer than two.
-    """
-    if len(config.labels) < 2:
-        raise ConfigError(
-            f"the model has {len(config.labels)} labels, and a classifier needs two; name them in "
-            "label_mapping.json, or as id2label in configuration.json"
-        )
-    return len(config.labels)
-
-
-def in_batches(tokens: Sequence[T], run: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
-    """Run texts of like length together.
-
-    Args:
-        tokens: what to run.
-        run: gives one result for each of some of them, in their order.
-
-    Returns:
-        The results in the order of `tokens`.
-    """
-    order = sorted(range(len(tokens)), key=lambda index: len(tokens[index].ids))
-    found: dict[int, R] = {}
-    for start in range(0, len(order), BATCH_ROWS):
-        rows = order[start : start + BATCH_ROWS]
-        found.update(zip(rows, run([tokens[row] for row in rows]), strict=True))
-    return [found[index] for index in range(len(tokens))]

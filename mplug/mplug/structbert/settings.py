@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from mplug.checkpoints.files import read_json, read_json_if_there
+from mplug.checkpoints.labels import find_labels, section
 from mplug.config import TextEncoderConfig
 from mplug.errors import CheckpointError, ConfigError
 from mplug.structbert.config import (
@@ -19,7 +20,6 @@ from mplug.structbert.config import (
     Pooling,
     StructBertConfig,
 )
-from mplug.structbert.labels import find_labels, section
 
 CONFIG_FILE = "config.json"
 CONFIGURATION_FILE = "configuration.json"
@@ -88,15 +88,12 @@ def read_settings(folder: Path) -> Settings:
     Raises:
         CheckpointError: a file is missing or broken.
     """
-    if not (folder / CONFIG_FILE).is_file():
-        raise CheckpointError(f"{CONFIG_FILE} is missing in {folder}; it holds the model's sizes")
-    labels = folder / LABELS_FILE
     return Settings(
         where=folder,
-        config=_read_json(folder / CONFIG_FILE),
-        configuration=_read_json(folder / CONFIGURATION_FILE),
-        label_mapping=_read_json(labels) if labels.is_file() else None,
-        tokenizer=_read_json(folder / TOKENIZER_FILE),
+        config=read_json(folder / CONFIG_FILE, "the model's sizes"),
+        configuration=read_json_if_there(folder / CONFIGURATION_FILE) or {},
+        label_mapping=read_json_if_there(folder / LABELS_FILE),
+        tokenizer=read_json_if_there(folder / TOKENIZER_FILE) or {},
     )
 
 
@@ -241,16 +238,3 @@ def _number(values: Mapping[str, Any], key: str, default: float) -> Any:
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise ConfigError(f"{key} is {value!r}; it must be {wanted}")
     return value
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """An object; an empty one where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no settings; expected a JSON object")
-    return values

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mplug.checkpoints.labels import need_two
 from mplug.structbert.adversarial import adversarial_term
 from mplug.structbert.config import StructBertConfig
-from mplug.structbert.model import StructBertModel, in_batches, need_labels
+from mplug.structbert.model import StructBertModel
+from mplug.text.batches import in_batches
 from mplug.text.tokenizer import Tokens, WordPieceTokenizer
 from mplug.text_classifier import Span, Tagged
 from mplug.text_encoder import TextEncoder
@@ -55,7 +57,7 @@ class Tagger(StructBertModel):
         super().__init__(config, tokenizer)
         self.text_encoder = TextEncoder(config.encoder)
         self.dropout = nn.Dropout(config.encoder.dropout)
-        self.classifier = nn.Linear(config.encoder.hidden, need_labels(config))
+        self.classifier = nn.Linear(config.encoder.hidden, need_two(config.labels))
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor, types_BL: Tensor | None = None) -> Tensor:
         """Encode a padded batch and judge every token, arguments and errors as `TextEncoder`'s.

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
-from generation_cases import EOS, Naive, TableDecoder
-from mplug.generation import GenerationConfig, Hypothesis, Token, generate, stream
+from candidate_beams import BONUSES, PROMPTS, SEEDS, candidate_configs, check_search, check_stream
+from generation_cases import Naive, TableDecoder
+from mplug.generation import GenerationConfig, Hypothesis, generate
 
-configs = st.builds(
-    GenerationConfig,
-    rules=st.just("gpt3"),
-    min_length=st.integers(0, 3),
-    max_length=st.integers(3, 9),
-    beam_size=st.integers(1, 4),
-    length_penalty=st.sampled_from([1.0, 1.0, 0.0, 2.0]),
-    repetition_penalty=st.sampled_from([1.0, 1.0, 1.3]),
-    no_repeat_ngram_size=st.sampled_from([0, 0, 2]),
-).map(lambda config: dataclasses.replace(config, num_results=config.beam_size))
-prompts = st.lists(st.lists(st.integers(3, 11), min_size=1, max_size=4), min_size=1, max_size=4)
-bonuses = st.sampled_from([0.0, 2.0, 4.0])
+configs = candidate_configs("gpt3")
 
 
 class NaiveGpt3(Naive):
@@ -64,33 +51,19 @@ class NaiveGpt3(Naive):
 
 
 @settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 2**20), bonus=bonuses, config=configs, prompts=prompts)
+@given(seed=SEEDS, bonus=BONUSES, config=configs, prompts=PROMPTS)
 def test_the_search_is_the_naive_one(
     seed: int, bonus: float, config: GenerationConfig, prompts: list[list[int]]
 ) -> None:
-    decoder = TableDecoder(12, seed, eos_bonus=bonus)
-    found = generate(decoder, decoder.start, prompts, config)
-    for item, (texts, prompt) in enumerate(zip(found, prompts, strict=True)):
-        naive = NaiveGpt3(lambda text, item=item: decoder.logits(item, text), prompt, config)  # type: ignore[misc]
-        wanted = naive.generate()
-        assume(naive.margin > 1e-5)
-        assert [one.ids for one in texts] == [one.ids for one in wanted]
-        assert [one.score for one in texts] == pytest.approx([one.score for one in wanted], abs=1e-4)
-        assert all(EOS not in one.ids[len(prompt) : -1] for one in texts), "no beam lives on behind its end"
+    check_search(NaiveGpt3, TableDecoder(12, seed, eos_bonus=bonus), config, prompts)
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**20), bonus=bonuses, config=configs, prompts=prompts)
+@given(seed=SEEDS, bonus=BONUSES, config=configs, prompts=PROMPTS)
 def test_the_stream_is_the_best_text(
     seed: int, bonus: float, config: GenerationConfig, prompts: list[list[int]]
 ) -> None:
-    decoder = TableDecoder(12, seed, eos_bonus=bonus)
-    texts = [list(prompt) for prompt in prompts]
-    for event in stream(decoder, decoder.start, prompts, config):
-        if isinstance(event, Token):
-            texts[event.item].append(event.id)
-        else:
-            assert tuple(texts[event.item]) == event.hypotheses[0].ids
+    check_stream(TableDecoder(12, seed, eos_bonus=bonus), config, prompts)
 
 
 def test_scores_are_by_the_full_length_wherever_a_text_ends() -> None:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
-from generation_cases import EOS, Naive, NextLogits, TableDecoder
+from candidate_beams import BONUSES, PROMPTS, SEEDS, candidate_configs, check_search, check_stream
+from generation_cases import Naive, TableDecoder
 from mplug.errors import ConfigError, MplugError
-from mplug.generation import GenerationConfig, Hypothesis, Token, generate, stream
+from mplug.generation import GenerationConfig, Hypothesis, generate, stream
 
-configs = st.builds(
-    GenerationConfig,
-    rules=st.just("open_clip"),
-    min_length=st.integers(0, 3),
-    max_length=st.integers(3, 9),
-    beam_size=st.integers(1, 4),
-    length_penalty=st.sampled_from([1.0, 1.0, 0.0, 2.0]),
-    repetition_penalty=st.sampled_from([1.0, 1.0, 1.3]),
-    no_repeat_ngram_size=st.sampled_from([0, 0, 2]),
-).map(lambda config: dataclasses.replace(config, num_results=config.beam_size))
-prompts = st.lists(st.lists(st.integers(3, 11), min_size=1, max_size=4), min_size=1, max_size=4)
-bonuses = st.sampled_from([0.0, 2.0, 4.0])
+configs = candidate_configs("open_clip")
 
 
 class NaiveOpenClip(Naive):
@@ -77,42 +65,20 @@ class NaiveOpenClip(Naive):
         return best
 
 
-def table_logits(decoder: TableDecoder, item: int) -> NextLogits:
-    return lambda text: decoder.logits(item, text)
-
-
 @settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 2**20), bonus=bonuses, config=configs, prompts=prompts)
+@given(seed=SEEDS, bonus=BONUSES, config=configs, prompts=PROMPTS)
 def test_the_search_is_the_naive_one(
     seed: int, bonus: float, config: GenerationConfig, prompts: list[list[int]]
 ) -> None:
-    decoder = TableDecoder(12, seed, eos_bonus=bonus)
-    found = generate(decoder, decoder.start, prompts, config)
-    for item, (texts, prompt) in enumerate(zip(found, prompts, strict=True)):
-        naive = NaiveOpenClip(table_logits(decoder, item), prompt, config)
-        wanted = naive.generate()
-        assume(naive.margin > 1e-5)
-        assert [one.ids for one in texts] == [one.ids for one in wanted]
-        assert [one.score for one in texts] == pytest.approx([one.score for one in wanted], abs=1e-4)
-        assert all(EOS not in one.ids[len(prompt) : -1] for one in texts), "no beam lives on behind its end"
+    check_search(NaiveOpenClip, TableDecoder(12, seed, eos_bonus=bonus), config, prompts)
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**20), bonus=bonuses, config=configs, prompts=prompts)
+@given(seed=SEEDS, bonus=BONUSES, config=configs, prompts=PROMPTS)
 def test_the_stream_is_the_best_text(
     seed: int, bonus: float, config: GenerationConfig, prompts: list[list[int]]
 ) -> None:
-    decoder = TableDecoder(12, seed, eos_bonus=bonus)
-    texts = [list(prompt) for prompt in prompts]
-    finished: set[int] = set()
-    for event in stream(decoder, decoder.start, prompts, config):
-        assert event.item not in finished, "an item's Finished is its last event"
-        if isinstance(event, Token):
-            texts[event.item].append(event.id)
-        else:
-            finished.add(event.item)
-            assert tuple(texts[event.item]) == event.hypotheses[0].ids
-    assert finished == set(range(len(prompts)))
+    check_stream(TableDecoder(12, seed, eos_bonus=bonus), config, prompts)
 
 
 def test_tokens_are_streamed_before_the_end() -> None:

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generator_runs import METHODS, check_neighbours, check_stream, config_of, written
 from golden.gpt3_cases import tiny_generator
 from mplug import freeze
 from mplug.decoder_state import DecoderState
-from mplug.generation import Finished, GenerationConfig, Hypothesis, Token, generate, stream
-from mplug.gpt3 import Gpt3Decoder
+from mplug.generation import Finished, stream
 from mplug.text_generator import Prompt, TextGenerator
 
 GENERATORS = {layout: tiny_generator(layout) for layout in ("plain", "distributed")}
 DECODER = GENERATORS["distributed"].decoder
-PROMPTS = ([5], [6, 7, 8], [9, 10, 11, 12, 13, 14, 15], [20, 21])
+GENERATOR = GENERATORS["distributed"]
+PROMPTS = [Prompt(ids) for ids in ((5,), (6, 7, 8), (9, 10, 11, 12, 13, 14, 15), (20, 21))]
 
-prompts = st.lists(st.lists(st.integers(4, 399), min_size=1, max_size=7), min_size=2, max_size=4)
-methods = st.sampled_from(["greedy", "sample", "beam"])
-
-
-def starts(decoder: Gpt3Decoder, items: Sequence[int]) -> DecoderState:
-    return decoder.start(len(items))
-
-
-def written(
-    decoder: Gpt3Decoder, some: Sequence[Sequence[int]], config: GenerationConfig, seeds: Sequence[int]
-) -> list[tuple[Hypothesis, ...]]:
-    return generate(decoder, lambda items: starts(decoder, items), some, config, seeds=seeds)
-
-
-def config_of(method: str, **changes: Any) -> GenerationConfig:
-    results = 1 if method == "greedy" else 2
-    given: dict[str, Any] = {"method": method, "max_length": 8, "num_results": results, "beam_size": 3}
-    return GENERATORS["distributed"].generation_config(**{**given, **changes})
+prompts = st.lists(
+    st.lists(st.integers(4, 399), min_size=1, max_size=7).map(lambda ids: Prompt(tuple(ids))),
+    min_size=2,
+    max_size=4,
+)
+methods = st.sampled_from(METHODS)
 
 
 @pytest.mark.parametrize("layout", ["plain", "distributed"])
@@ -73,48 +59,32 @@ def test_scores_are_log_probabilities() -> None:
 
 @settings(max_examples=12, deadline=None)
 @given(some=prompts, method=methods)
-def test_a_text_does_not_depend_on_its_neighbours(some: list[list[int]], method: str) -> None:
-    config = config_of(method)
-    seeds = list(range(len(some)))
-    together = written(DECODER, some, config, seeds)
-    for prompt, seed, texts in zip(some, seeds, together, strict=True):
-        (alone,) = written(DECODER, [prompt], config, [seed])
-        assert [one.ids for one in texts] == [one.ids for one in alone]
-        assert [one.score for one in texts] == pytest.approx([one.score for one in alone], rel=1e-3)
+def test_a_text_does_not_depend_on_its_neighbours(some: list[Prompt], method: str) -> None:
+    check_neighbours(GENERATOR, some, config_of(GENERATOR, method))
 
 
 @settings(max_examples=9, deadline=None)
 @given(some=prompts, method=methods)
-def test_the_stream_is_the_batch(some: list[list[int]], method: str) -> None:
-    config, seeds = config_of(method), list(range(len(some)))
-    texts = {(item, 0): list(prompt) for item, prompt in enumerate(some)}
-    finished: dict[int, tuple[Hypothesis, ...]] = {}
-    for event in stream(DECODER, lambda items: starts(DECODER, items), some, config, seeds=seeds):
-        if isinstance(event, Token):
-            texts.setdefault((event.item, event.text), list(some[event.item])).append(event.id)
-        else:
-            finished[event.item] = event.hypotheses
-    assert [finished[item] for item in range(len(some))] == written(DECODER, some, config, seeds)
-    for (item, text), ids in texts.items():
-        assert tuple(ids) == finished[item][text].ids
+def test_the_stream_is_the_batch(some: list[Prompt], method: str) -> None:
+    check_stream(GENERATOR, some, config_of(GENERATOR, method))
 
 
 def test_deterministic_decoding_is_bit_equal() -> None:
-    config = config_of("sample", deterministic=True)
-    together = written(DECODER, PROMPTS, config, [1, 2, 3, 4])
-    alone = [written(DECODER, [prompt], config, [seed + 1])[0] for seed, prompt in enumerate(PROMPTS)]
+    config = config_of(GENERATOR, "sample", deterministic=True)
+    together = written(GENERATOR, PROMPTS, config, [1, 2, 3, 4])
+    alone = [written(GENERATOR, [prompt], config, [seed + 1])[0] for seed, prompt in enumerate(PROMPTS)]
     assert together == alone
 
 
 def test_a_frozen_model_writes_the_same() -> None:
     generator = tiny_generator(seed=3)
-    config = config_of("greedy")
-    before = written(generator.decoder, PROMPTS, config, [0] * 4)
+    config = config_of(generator, "greedy")
+    before = written(generator, PROMPTS, config, [0] * 4)
     state = {name: tensor.clone() for name, tensor in generator.decoder.state_dict().items()}
 
     freeze(generator)
 
-    after = written(generator.decoder, PROMPTS, config, [0] * 4)
+    after = written(generator, PROMPTS, config, [0] * 4)
     assert [one.ids for (one,) in after] == [one.ids for (one,) in before]
     kept = generator.decoder.state_dict()
     assert state.keys() == kept.keys()
@@ -141,7 +111,7 @@ def test_texts_longer_than_the_positions_are_refused() -> None:
 
 
 def test_it_is_a_text_generator() -> None:
-    generator: TextGenerator[DecoderState] = GENERATORS["distributed"]
+    generator: TextGenerator[DecoderState] = GENERATOR
     prompt = generator.read("今天")
     config = generator.generation_config(method="greedy", max_length=3)
     events = list(stream(generator.decoder, lambda items: generator.start([prompt]), [prompt.first], config))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generator_runs import METHODS, check_neighbours, check_stream, config_of, prompts_of, written
 from golden.mplug_cases import small_vocab
 from golden.palm_cases import small_byte_bpe, tiny_palm
 from mplug.decoder_state import DecoderState
 from mplug.errors import ConfigError
-from mplug.generation import GenerationConfig, Hypothesis, Token, generate, stream
 from mplug.palm import PalmGenerator
 from mplug.text.tokenizer import WordPieceTokenizer
 from mplug.text_generator import Prompt, TextGenerator
@@ -21,70 +18,26 @@ from mplug.text_generator import Prompt, TextGenerator
 CHINESE, ENGLISH = tiny_palm(), tiny_palm(roberta=True)
 
 prompts = st.lists(st.lists(st.integers(4, 129), min_size=1, max_size=9), min_size=2, max_size=4)
-methods = st.sampled_from(["greedy", "sample", "beam"])
-
-
-def config_of(method: str, **changes: Any) -> GenerationConfig:
-    results = 1 if method == "greedy" else 2
-    given: dict[str, Any] = {"method": method, "max_length": 7, "num_results": results, "beam_size": 3}
-    return CHINESE.generation_config(**{**given, **changes})
-
-
-def written(
-    model: PalmGenerator, some: Sequence[Prompt], config: GenerationConfig, seeds: Sequence[int]
-) -> list[tuple[Hypothesis, ...]]:
-    return generate(
-        model.decoder,
-        lambda items: model.start([some[item] for item in items]),
-        [prompt.first for prompt in some],
-        config,
-        seeds=seeds,
-    )
-
-
-def prompts_of(sources: Sequence[Sequence[int]]) -> list[Prompt]:
-    return [Prompt((101,), (101, *source, 102)) for source in sources]
+methods = st.sampled_from(METHODS)
 
 
 @settings(max_examples=12, deadline=None)
 @given(sources=prompts, method=methods)
 def test_a_text_does_not_depend_on_its_neighbours(sources: list[list[int]], method: str) -> None:
-    some, seeds, config = prompts_of(sources), list(range(len(sources))), config_of(method)
-    together = written(CHINESE, some, config, seeds)
-    for prompt, seed, texts in zip(some, seeds, together, strict=True):
-        (alone,) = written(CHINESE, [prompt], config, [seed])
-        assert [one.ids for one in texts] == [one.ids for one in alone]
-        assert [one.score for one in texts] == pytest.approx([one.score for one in alone], rel=1e-3)
+    check_neighbours(CHINESE, prompts_of(sources), config_of(CHINESE, method))
 
 
 @settings(max_examples=9, deadline=None)
 @given(sources=prompts, method=methods)
 def test_the_stream_is_the_batch(sources: list[list[int]], method: str) -> None:
-    some, seeds, config = prompts_of(sources), list(range(len(sources))), config_of(method)
-    texts: dict[tuple[int, int], list[int]] = {(item, 0): [101] for item in range(len(some))}
-    finished: dict[int, tuple[Hypothesis, ...]] = {}
-    events = stream(
-        CHINESE.decoder,
-        lambda items: CHINESE.start([some[item] for item in items]),
-        [prompt.first for prompt in some],
-        config,
-        seeds=seeds,
-    )
-    for event in events:
-        if isinstance(event, Token):
-            texts.setdefault((event.item, event.text), [101]).append(event.id)
-        else:
-            finished[event.item] = event.hypotheses
-    assert [finished[item] for item in range(len(some))] == written(CHINESE, some, config, seeds)
-    for (item, text), ids in texts.items():
-        assert tuple(ids) == finished[item][text].ids
+    check_stream(CHINESE, prompts_of(sources), config_of(CHINESE, method))
 
 
 def test_it_is_a_text_generator() -> None:
     generator: TextGenerator[DecoderState] = CHINESE
     prompt = generator.read("piece7 piece9")
     assert prompt == Prompt((101,), (101, 7, 9, 102))
-    (texts,) = written(CHINESE, [prompt], config_of("beam"), [0])
+    (texts,) = written(CHINESE, [prompt], config_of(CHINESE, "beam"), [0])
     text = generator.text(texts[0].ids, prompt)
     assert text.split() == [f"piece{id}" for id in texts[0].ids[1:] if id not in (0, 100, 101, 102, 103)]
     assert generator.name == "tiny"

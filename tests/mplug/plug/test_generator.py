@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -11,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from generator_runs import METHODS, check_neighbours, check_stream, config_of, prompts_of, written
 from golden.mplug_cases import small_vocab
 from golden.plug_cases import tiny_plug
 from mplug import freeze
 from mplug.decoder_state import DecoderState
 from mplug.errors import ConfigError
-from mplug.generation import GenerationConfig, Hypothesis, Token, generate, stream
 from mplug.plug import PlugGenerator
 from mplug.text.tokenizer import WordPieceTokenizer
 from mplug.text_generator import Prompt, TextGenerator
@@ -27,7 +26,7 @@ TOLERANCE = 1e-5
 
 sources = st.lists(st.integers(3, 149), min_size=1, max_size=9)
 texts = st.lists(st.integers(3, 149), min_size=2, max_size=8)
-methods = st.sampled_from(["greedy", "sample", "beam"])
+methods = st.sampled_from(METHODS)
 
 
 def relative_error(ours: Tensor, wanted: Tensor) -> float:
@@ -71,60 +70,16 @@ def test_padding_and_neighbours_do_not_matter(
     assert relative_error(together[0, : len(text)], alone) < TOLERANCE
 
 
-def config_of(method: str, **changes: Any) -> GenerationConfig:
-    results = 1 if method == "greedy" else 2
-    given: dict[str, Any] = {"method": method, "max_length": 7, "num_results": results, "beam_size": 3}
-    return MODEL.generation_config(**{**given, **changes})
-
-
-def written(
-    model: PlugGenerator, some: Sequence[Prompt], config: GenerationConfig, seeds: Sequence[int]
-) -> list[tuple[Hypothesis, ...]]:
-    return generate(
-        model.decoder,
-        lambda items: model.start([some[item] for item in items]),
-        [prompt.first for prompt in some],
-        config,
-        seeds=seeds,
-    )
-
-
-def prompts_of(rows: Sequence[Sequence[int]]) -> list[Prompt]:
-    return [Prompt((101,), (101, *row, 102)) for row in rows]
-
-
 @settings(max_examples=12, deadline=None)
 @given(rows=st.lists(sources, min_size=2, max_size=4), method=methods)
 def test_a_text_does_not_depend_on_its_neighbours(rows: list[list[int]], method: str) -> None:
-    some, seeds, config = prompts_of(rows), list(range(len(rows))), config_of(method)
-    together = written(MODEL, some, config, seeds)
-    for prompt, seed, found in zip(some, seeds, together, strict=True):
-        (alone,) = written(MODEL, [prompt], config, [seed])
-        assert [one.ids for one in found] == [one.ids for one in alone]
-        assert [one.score for one in found] == pytest.approx([one.score for one in alone], rel=1e-3)
+    check_neighbours(MODEL, prompts_of(rows), config_of(MODEL, method))
 
 
 @settings(max_examples=9, deadline=None)
 @given(rows=st.lists(sources, min_size=2, max_size=4), method=methods)
 def test_the_stream_is_the_batch(rows: list[list[int]], method: str) -> None:
-    some, seeds, config = prompts_of(rows), list(range(len(rows))), config_of(method)
-    streamed: dict[tuple[int, int], list[int]] = {(item, 0): [101] for item in range(len(some))}
-    finished: dict[int, tuple[Hypothesis, ...]] = {}
-    events = stream(
-        MODEL.decoder,
-        lambda items: MODEL.start([some[item] for item in items]),
-        [prompt.first for prompt in some],
-        config,
-        seeds=seeds,
-    )
-    for event in events:
-        if isinstance(event, Token):
-            streamed.setdefault((event.item, event.text), [101]).append(event.id)
-        else:
-            finished[event.item] = event.hypotheses
-    assert [finished[item] for item in range(len(some))] == written(MODEL, some, config, seeds)
-    for (item, text), ids in streamed.items():
-        assert tuple(ids) == finished[item][text].ids
+    check_stream(MODEL, prompts_of(rows), config_of(MODEL, method))
 
 
 def test_scores_are_log_probabilities() -> None:
@@ -199,7 +154,7 @@ def test_padding_is_learnt_once_behind_a_shorter_text() -> None:
 
 def test_a_frozen_model_writes_the_same() -> None:
     model = tiny_plug(seed=3)
-    some, config = prompts_of([[5, 6], [7, 8, 9]]), config_of("greedy")
+    some, config = prompts_of([[5, 6], [7, 8, 9]]), config_of(model, "greedy")
     before = written(model, some, config, [0, 0])
     freeze(model)
     after = written(model, some, config, [0, 0])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mplug.checkpoints.labels import find_labels
 from mplug.errors import ConfigError
 from mplug.structbert import (
     PUBLISHED,
@@ -15,7 +16,6 @@ from mplug.structbert import (
     WordFiller,
     count_parameters,
 )
-from mplug.structbert.labels import find_labels
 from mplug.structbert.settings import read_settings, to_config
 
 NAMES = {"a": 0, "b": 1}

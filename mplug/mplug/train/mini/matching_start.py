@@ -80,10 +80,7 @@ def start_matching(model: WholeModel, image_BND: Tensor, texts: Sequence[str]) -
 
 def _joint(model: WholeModel) -> _Joint:
     text, image = model.text_proj, model.image_proj
-    width, common = text.weight.shape[1], min(text.weight.shape)
-    turn_DE, _ = torch.linalg.qr(torch.randn(width, text.weight.shape[0], device=text.weight.device))
-    if turn_DE.shape[1] < text.weight.shape[0]:  # a joint space wider than the stream loses some of itself
-        turn_DE = torch.randn(width, text.weight.shape[0], device=text.weight.device) * common**-0.5
+    turn_DE = nn.init.orthogonal_(torch.empty_like(text.weight.T))
     return _Joint(
         text=(turn_DE @ text.weight, turn_DE @ text.bias),
         image=(turn_DE @ image.weight, turn_DE @ image.bias),

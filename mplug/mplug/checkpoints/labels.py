@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mplug.errors import ConfigError
@@ -73,6 +73,20 @@ def _whole(number: Any, place: str) -> int:
         return int(number)
     except (TypeError, ValueError):
         raise ConfigError(f"{place} holds {number!r} where a label's number must be") from None
+
+
+def need_two(labels: Sequence[str]) -> int:
+    """How many labels a classifier has.
+
+    Raises:
+        ConfigError: fewer than two.
+    """
+    if len(labels) < 2:
+        raise ConfigError(
+            f"the model has {len(labels)} labels, and a classifier needs two; name them, or give a folder whose "
+            "label_mapping.json or configuration.json does"
+        )
+    return len(labels)
 
 
 def section(values: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
