@@ -15,7 +15,7 @@ import platform
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-REPEATS = 5  # the fastest counts: others were disturbed
+ROUNDS = 12  # the fastest counts: others were disturbed, and what disturbs for a while disturbs all alike
 # What is measured has the shapes of mPLUG-base at 384 pixels, with a text of 12 tokens.
 ROWS, WIDTH, HEADS, TOKENS, MEMORIES = 577, 768, 12, 12, 2
 COPIED_BYTES = 64 * 2**20  # more than any cache but the largest servers'
@@ -86,7 +86,7 @@ def of_machine(device: torch.device, dtype: torch.dtype) -> Rates:
 
 @torch.inference_mode()
 def measure(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Time the parts on the device, 0.1 to 1 second in all."""
+    """Time the parts on the device in turn, 0.1 to 2 seconds in all."""
 
     def random(*shape: int) -> Tensor:
         return torch.rand(shape, device=device).to(dtype)
@@ -99,27 +99,36 @@ def measure(device: torch.device, dtype: torch.dtype) -> Rates:
     copy, tiny = torch.empty_like(large), random(1)
     attended = 4.0 * MEMORIES * ROWS * TOKENS * WIDTH
 
-    def seconds(run: Callable[[], object]) -> float:
-        return _fastest(run, device)
-
+    project, attend, absorb, move, call = _fastest(
+        [
+            lambda: F.linear(memory, weight),
+            lambda: F.scaled_dot_product_attention(queries, keys, keys),
+            lambda: F.scaled_dot_product_attention(wide, one, one),
+            lambda: copy.copy_(large),
+            lambda: tiny + tiny,
+        ],
+        device,
+    )
     return Rates(
-        project_flops=4.0 * MEMORIES * ROWS * WIDTH**2 / seconds(lambda: F.linear(memory, weight)),
-        attend_flops=attended / seconds(lambda: F.scaled_dot_product_attention(queries, keys, keys)),
-        absorb_flops=HEADS * attended / seconds(lambda: F.scaled_dot_product_attention(wide, one, one)),
-        bytes_per_second=2 * COPIED_BYTES / seconds(lambda: copy.copy_(large)),
-        call_seconds=seconds(lambda: tiny + tiny),
+        project_flops=4.0 * MEMORIES * ROWS * WIDTH**2 / project,
+        attend_flops=attended / attend,
+        absorb_flops=HEADS * attended / absorb,
+        bytes_per_second=2 * COPIED_BYTES / move,
+        call_seconds=call,
     )
 
 
-def _fastest(run: Callable[[], object], device: torch.device) -> float:
+def _fastest(runs: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+    """Seconds of each, run in turn."""
     synchronise = torch.cuda.synchronize if device.type == "cuda" else _nothing
-    best = float("inf")
-    for _ in range(1 + REPEATS):
-        synchronise()
-        start = time.perf_counter()
-        run()
-        synchronise()
-        best = min(best, time.perf_counter() - start)
+    best = [float("inf")] * len(runs)
+    for _ in range(1 + ROUNDS):
+        for number, run in enumerate(runs):
+            synchronise()
+            start = time.perf_counter()
+            run()
+            synchronise()
+            best[number] = min(best[number], time.perf_counter() - start)
     return best
 
 
