@@ -25,8 +25,9 @@ demo: $(VENV)/.server ## search the shipped gallery, rerank, caption, ask; demo-
 kernels: $(VENV)/.server ## compile the CUDA kernels, where nvcc is; everything works without them
 	PYTHONPATH=kernels $(BIN)/python -m mplug_kernels.build
 
-kernel-table: $(VENV)/.server ## compile every kernel for every architecture; kernels/bench/compile_table.json
+kernel-table: $(VENV)/.server ## compile every kernel for every architecture; compile_table.json and docs/kernels.md
 	PYTHONPATH=kernels $(BIN)/python -m bench.compile_gate
+	PYTHONPATH=kernels $(BIN)/python -m bench.page
 
 gpu: ## check and time the kernels on this machine's GPU; needs torch and numpy, writes kernels/bench/results
 	PYTHONPATH=kernels $(PYTHON) -m bench.gpu

@@ -1,0 +1,40 @@
+"""The page of the kernels is what their compile table and their results say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bench import page
+from bench.compile_gate import TABLE
+from bench.roofline import absorbed_work, cached_work
+from bench.shapes import TIMED, Shape
+from mplug_kernels.variants import Variant
+
+ROWS = json.loads(TABLE.read_text())["rows"]
+
+
+def test_the_page_is_current() -> None:
+    assert page.PAGE.read_text() == page.page(), "PYTHONPATH=kernels python -m bench.page writes it anew"
+
+
+@pytest.mark.parametrize("variant", Variant)
+@pytest.mark.parametrize("shape", TIMED[: page.MODELLED], ids=lambda shape: shape.name)
+def test_no_kernel_is_modelled_to_beat_the_floor(variant: Variant, shape: Shape) -> None:
+    work = absorbed_work(shape) if variant.absorbed else cached_work(shape)
+    assert page.modelled(variant, shape, page.A100, blocks=1) > page.floor(work, page.A100)
+
+
+@pytest.mark.parametrize("variant", Variant)
+def test_eight_times_the_images_take_longer_and_at_most_eight_times_as_long(variant: Variant) -> None:
+    shape = TIMED[0]
+    one, eight = (
+        page.modelled(variant, replace(shape, images=count), page.A100, blocks=1) for count in (64, 512)
+    )
+    assert one < eight <= 8 * one
+
+
+def test_without_a_run_nothing_is_calibrated() -> None:
+    assert page.calibration(Variant.KV, ROWS, []) == 1
