@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -104,6 +105,10 @@ class TableState:
         self.items = [self.items[row] for row in rows]
         self.texts = [self.texts[row] for row in rows]
 
+    def join(self, other: TableState) -> None:
+        self.items += other.items
+        self.texts += other.texts
+
 
 @dataclass
 class TableDecoder:
@@ -154,6 +159,13 @@ def text_logits(memories: Memories, item: int) -> NextLogits:
     return logits
 
 
+def check_texts(found: Sequence[Hypothesis], wanted: Sequence[Hypothesis], tolerance: float = 1e-4) -> None:
+    assert [one.ids for one in found] == [one.ids for one in wanted]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.score == pytest.approx(theirs.score, abs=tolerance, rel=1e-6)
+        assert ours.log_probs == pytest.approx(theirs.log_probs, abs=tolerance, rel=1e-6)
+
+
 @dataclass
 class Naive:
     """Texts by the letter of what each setting means: one item, float64, the whole text at every step."""
@@ -169,6 +181,17 @@ class Naive:
         if self.config.method == "beam":
             return self.beam_search()
         return [self.sequence(random.Random(f"{seed}/{number}")) for number in range(self.config.num_results)]
+
+    def scored(self, text: Sequence[int], score: float) -> Hypothesis:
+        prompt = len(self.prompt)
+        tokens = range(prompt, len(text))
+        return Hypothesis(
+            tuple(text), score, tuple(self.value(text[:at], at - prompt, text[at]) for at in tokens)
+        )
+
+    def value(self, text: Sequence[int], generated: int, token: int) -> float:
+        """What a search sums."""
+        return float(self.log_probs(text, generated)[token])
 
     def log_probs(self, text: Sequence[int], generated: int) -> Tensor:
         logits = self.logits(text).double().clone()
@@ -203,7 +226,7 @@ class Naive:
             texts = [[*texts[beam], token] for beam, token in picks]
             over = picks[0][1] == self.eos_id or step + 1 == self.config.max_length
             found += [
-                Hypothesis(tuple(text), score)
+                self.scored(text, score)
                 for text, score in zip(texts, kept, strict=True)
                 if over or text[-1] == self.eos_id
             ]
@@ -220,7 +243,7 @@ class Naive:
             log_probs = self.log_probs(text, count)
             token = self.pick(log_probs, draws)
             text, total, count = [*text, token], total + float(log_probs[token]), count + 1
-        return Hypothesis(tuple(text), total / ((5 + count) / 6) ** self.config.length_penalty)
+        return self.scored(text, total / ((5 + count) / 6) ** self.config.length_penalty)
 
     def pick(self, log_probs: Tensor, draws: random.Random) -> int:
         if self.config.method == "greedy":

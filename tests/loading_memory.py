@@ -11,23 +11,26 @@ HAS_PEAK = Path("/proc/self/clear_refs").exists()
 
 _MEASURE = """
 import importlib, re, sys
+from itertools import chain
 from pathlib import Path
+import torch
 
 def status(name):
     return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 package = importlib.import_module(sys.argv[1])
-package.load(Path(sys.argv[2]))  # what is imported and made once is no part of it
+dtype = getattr(torch, sys.argv[4])
+package.load(Path(sys.argv[2]), dtype=dtype)  # what is imported and made once is no part of it
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
-model = package.load(Path(sys.argv[3]))
-print(status("VmHWM") - before, sum(parameter.nbytes for parameter in model.parameters()))
+model = package.load(Path(sys.argv[3]), dtype=dtype)
+print(status("VmHWM") - before, sum(tensor.nbytes for tensor in chain(model.parameters(), model.buffers())))
 """
 
 
-def peak_of_loading(package: str, first: Path, second: Path) -> tuple[int, int]:
+def peak_of_loading(package: str, first: Path, second: Path, dtype: str = "float32") -> tuple[int, int]:
     """Load a small folder, then another: the bytes that this took at most, and those of the weights."""
-    command = [sys.executable, "-c", _MEASURE, package, str(first), str(second)]
+    command = [sys.executable, "-c", _MEASURE, package, str(first), str(second), dtype]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     peak, weights = (int(number) for number in result.stdout.split())
     return peak, weights

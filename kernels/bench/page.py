@@ -179,7 +179,7 @@ def _blocks_of(variant: Variant, shape: Shape, device: Device, rows: Sequence[Ro
 def _blocks(kernel: str, shape: Shape, device: Device, rows: Sequence[Row]) -> int:
     wanted = re.compile(rf"{kernel}<bf16(, (OneShape<)?{shape.width}\b.*)?>")
     fitting = (r for r in rows if r["architecture"] == device.architecture and wanted.match(r["kernel"]))
-    return max(row["blocks"] for row in fitting)
+    return max(int(row["blocks"]) for row in fitting)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,19 @@ if TYPE_CHECKING:
     from mplug.loading import load
     from mplug.pipelines import pipeline
     from mplug.preprocess import PreprocessConfig, to_pixels
+    from mplug.prompts import few_shot, prompt
     from mplug.reranking import RerankModel
     from mplug.retrieval import RetrievalModel
+    from mplug.text_classifier import (
+        MaskFiller,
+        Question,
+        QuestionAnswerer,
+        TextClassifier,
+        TokenClassifier,
+        ZeroShotClassifier,
+    )
+    from mplug.text_generator import TextGenerator
+    from mplug.text_writing import write
     from mplug.vqa import VqaModel
 
 __version__ = "0.1.0"
@@ -42,19 +53,29 @@ _HOMES = {
     "ImageEncoderConfig": "mplug.config",
     "ImageError": "mplug.errors",
     "ImageLimits": "mplug.images",
+    "MaskFiller": "mplug.text_classifier",
     "MplugConfig": "mplug.config",
     "MplugError": "mplug.errors",
     "PreprocessConfig": "mplug.preprocess",
+    "Question": "mplug.text_classifier",
+    "QuestionAnswerer": "mplug.text_classifier",
     "RerankModel": "mplug.reranking",
     "RetrievalModel": "mplug.retrieval",
+    "TextClassifier": "mplug.text_classifier",
     "TextDecoderConfig": "mplug.config",
     "TextEncoderConfig": "mplug.config",
+    "TextGenerator": "mplug.text_generator",
+    "TokenClassifier": "mplug.text_classifier",
     "VqaModel": "mplug.vqa",
+    "ZeroShotClassifier": "mplug.text_classifier",
     "decode_image": "mplug.images",
+    "few_shot": "mplug.prompts",
     "freeze": "mplug.freezing",
     "load": "mplug.loading",
     "pipeline": "mplug.pipelines",
+    "prompt": "mplug.prompts",
     "to_pixels": "mplug.preprocess",
+    "write": "mplug.text_writing",
 }
 
 __all__ = [
@@ -68,20 +89,30 @@ __all__ = [
     "ImageEncoderConfig",
     "ImageError",
     "ImageLimits",
+    "MaskFiller",
     "MplugConfig",
     "MplugError",
     "PreprocessConfig",
+    "Question",
+    "QuestionAnswerer",
     "RerankModel",
     "RetrievalModel",
+    "TextClassifier",
     "TextDecoderConfig",
     "TextEncoderConfig",
+    "TextGenerator",
+    "TokenClassifier",
     "VqaModel",
+    "ZeroShotClassifier",
     "__version__",
     "decode_image",
+    "few_shot",
     "freeze",
     "load",
     "pipeline",
+    "prompt",
     "to_pixels",
+    "write",
 ]
 
 

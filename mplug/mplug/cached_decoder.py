@@ -81,6 +81,11 @@ class StepwiseDecoder(nn.Module, Generic[LayersT], ABC):
         self.register_load_state_dict_post_hook(_forget_packed)  # type: ignore[no-untyped-call]
 
     @property
+    def words(self) -> nn.Embedding | None:
+        """The table that is the output matrix, too, and may be quantized; None = there is none."""
+        return None
+
+    @property
     def vocab_size(self) -> int:
         """V."""
         return self.sizes.vocab_size

@@ -57,12 +57,17 @@ class DecoderFacts:
         Raises:
             MplugError: there are fewer positions.
         """
-        longest = longest_read(prompt, max_length)
-        if longest > self.max_positions:
-            raise MplugError(
-                f"the text may grow to {longest} tokens, {prompt} of prompt and start included; the decoder has "
-                f"{self.max_positions} positions: give a shorter prompt or lower max_length"
-            )
+        check_length(prompt, max_length, self.max_positions)
+
+
+def check_length(prompt: int, max_length: int, positions: int) -> None:
+    """Refuse texts that could outgrow a decoder of so many positions; arguments and errors as the method's."""
+    longest = longest_read(prompt, max_length)
+    if longest > positions:
+        raise MplugError(
+            f"the text may grow to {longest} tokens, {prompt} of prompt and start included; the decoder has "
+            f"{positions} positions: give a shorter prompt or lower max_length"
+        )
 
 
 def longest_read(prompt: int, max_length: int) -> int:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from mplug.state_joining import (
+    joined_layer,
+    joined_masks,
+    kept_images,
+    reordered_slots,
+    side_by_side,
+    tight_mask,
+    tokens_last,
+)
 from mplug_kernels.cached import KeyValues
 
 GROWTH = 16
@@ -19,7 +29,8 @@ class DecoderState:
 
     Sequence s belongs to image s // sequences_per_image. Self-attention's keys and values of all layers lie in one
     tensor, slots (T) first, so that a reordering of beams is one copy of the slots in use. Texts of unequal length
-    share the slots: those where a shorter prompt had padding are marked in `valid_ST`, and never read.
+    share the slots: those where a shorter prompt had padding, or another state's text had begun before, are marked in
+    `valid_ST`, and never read. Leading slots that no text uses any more are dropped when images leave or come.
     """
 
     cross: list[KeyValues]
@@ -109,13 +120,70 @@ class DecoderState:
 
     def keep_images(self, rows_B: Tensor) -> None:
         """Go on with these images alone, in this order."""
-        for number, layer in enumerate(self.cross):
-            self.cross[number] = KeyValues(_images(layer.key_BHNK, rows_B), _images(layer.value_BHNK, rows_B))
+        size: int | None = None
         if self.memory_mask_B11N is not None:
-            self.memory_mask_B11N = self.memory_mask_B11N.index_select(0, rows_B)
+            self.memory_mask_B11N, size = tight_mask(self.memory_mask_B11N.index_select(0, rows_B))
+        self.cross = [kept_images(layer, rows_B, size) for layer in self.cross]
         first_B1 = rows_B[:, None] * self.sequences_per_image
         each = torch.arange(self.sequences_per_image, device=rows_B.device)
-        self._take((first_B1 + each).flatten())
+        rows_S = (first_B1 + each).flatten()
+        if self.valid_ST is None:
+            self._take(rows_S)
+            return
+        self._take(rows_S, unused=int(self.valid_ST.index_select(0, rows_S).any(0).byte().argmax()))
+        if bool(self.valid_ST.all()):
+            self.valid_ST = None  # attention without a mask is faster
+
+    def join(self, other: DecoderState) -> None:
+        """Take over another state's images, behind one's own; it is not to be used any more.
+
+        From here on texts end at the same slot, and there are no more slots than the longest has tokens.
+
+        Raises:
+            ValueError: the images there have another number of sequences.
+        """
+        if other.sequences_per_image != self.sequences_per_image:
+            raise ValueError(
+                f"the other state's images have {other.sequences_per_image} sequences each, these "
+                f"{self.sequences_per_image}; repeat them first"
+            )
+        states = (self, other)
+        cross = [joined_layer(*layers) for layers in zip(self.cross, other.cross, strict=True)]
+        memory_mask_B11N = joined_masks([state._whole_memory_mask() for state in states]) if cross else None
+        caches, hidden = zip(*(state._ended_alike() for state in states), strict=True)
+        used = max(map(len, caches))
+        capacity = _room(used, max(len(state.cache_TC2SHK) for state in states))
+        cache_TC2SHK = side_by_side(caches, used, capacity)
+        hides = self.hidden_SU is not None or other.hidden_SU is not None
+        self.hidden_SU = (
+            torch.cat([F.pad(one, (used + 1 - one.shape[1], 0)) for one in hidden]) if hides else None
+        )
+        self.lengths_S = torch.cat([state.lengths_S for state in states])
+        self.cross, self.memory_mask_B11N = cross, memory_mask_B11N
+        self.cache_TC2SHK, self._spare, self.used = cache_TC2SHK, None, used
+        valid_ST = torch.arange(used, device=self.device) >= used - self.lengths_S[:, None]
+        self.valid_ST = None if bool(valid_ST.all()) else valid_ST
+
+    def _ended_alike(self) -> tuple[Tensor, Tensor]:
+        """Every sequence's tokens in its last slots: slots in use (T, C, 2, S, H, K), and hidden ones (S, T + 1)."""
+        cache = self.cache_TC2SHK[: self.used]
+        hidden_SU = self.hidden_SU
+        if hidden_SU is None:
+            hidden_SU = self.lengths_S.new_zeros(self.num_sequences, self.used + 1, dtype=torch.bool)
+        if self.valid_ST is None:
+            return cache, hidden_SU
+        order_ST = tokens_last(self.valid_ST)
+        if order_ST is not None:
+            cache = reordered_slots(cache, order_ST)
+            hidden_SU = torch.cat([hidden_SU.gather(1, order_ST), hidden_SU[:, -1:]], dim=1)
+        unused = self.used - int(self.lengths_S.max())
+        return cache[unused:], hidden_SU[:, unused:]
+
+    def _whole_memory_mask(self) -> Tensor:
+        if self.memory_mask_B11N is not None:
+            return self.memory_mask_B11N
+        size = self.cross[0].key_BHNK.shape[2]
+        return self.lengths_S.new_ones(self.num_images, 1, 1, size, dtype=torch.bool)
 
     def _mark_valid(self, length: int, lengths_S: Tensor | None) -> None:
         ragged = lengths_S is not None and bool((lengths_S != length).any())
@@ -134,26 +202,48 @@ class DecoderState:
         capacity = self.cache_TC2SHK.shape[0]
         if slots <= capacity:
             return
-        grown = max(2 * capacity, -(-slots // GROWTH) * GROWTH)
+        grown = max(2 * capacity, _rounded(slots))
         cache = self.cache_TC2SHK.new_empty(grown, *self.cache_TC2SHK.shape[1:])
         cache[: self.used] = self.cache_TC2SHK[: self.used]
         self.cache_TC2SHK, self._spare = cache, None
 
-    def _take(self, rows_S: Tensor) -> None:
+    def _take(self, rows_S: Tensor, unused: int = 0) -> None:
+        """Go on with these sequences, without so many leading slots."""
         # Two buffers take turns, so that reordering at every step allocates nothing.
         old, fresh = self.cache_TC2SHK, self._spare
-        shape = (*old.shape[:3], rows_S.shape[0], *old.shape[4:])
+        used = self.used - unused
+        is_reordering = rows_S.shape[0] == old.shape[3]
+        capacity = old.shape[0] if is_reordering else _room(used, old.shape[0])
+        shape = (capacity, *old.shape[1:3], rows_S.shape[0], *old.shape[4:])
         if fresh is None or fresh.shape != shape:
             fresh = old.new_empty(shape)
-        torch.index_select(old[: self.used], 3, rows_S, out=fresh[: self.used])
+        torch.index_select(old[unused : self.used], 3, rows_S, out=fresh[:used])
         self.cache_TC2SHK, self._spare = fresh, old if old.shape == shape else None
+        self.used = used
         self.lengths_S = self.lengths_S.index_select(0, rows_S)
         if self.valid_ST is not None:
-            self.valid_ST = self.valid_ST.index_select(0, rows_S)
+            self.valid_ST = self.valid_ST[:, unused:].index_select(0, rows_S)
         if self.hidden_SU is not None:
-            self.hidden_SU = self.hidden_SU.index_select(0, rows_S)
+            self.hidden_SU = self.hidden_SU[:, unused:].index_select(0, rows_S)
 
 
-def _images(tensor_BHNK: Tensor, rows_B: Tensor) -> Tensor:
+def _rounded(slots: int) -> int:
+    return -(-slots // GROWTH) * GROWTH
+
+
+def _room(slots: int, capacity: int) -> int:
+    """Slots to make for so many in use: what there was, but no more than twice as many as it takes."""
+    return max(_rounded(slots), min(capacity, 2 * _rounded(slots)))
+
+
+def _images(tensor_BHNK: Tensor, rows_B: Tensor, size: int | None) -> Tensor:
     # Heads are a view of rows of width D: the copy keeps that layout, which is whole rows of memory.
-    return tensor_BHNK.transpose(1, 2).index_select(0, rows_B).transpose(1, 2)
+    return tensor_BHNK.transpose(1, 2)[:, :size].index_select(0, rows_B).transpose(1, 2)
+
+
+def _tight_mask(memory_mask_B11N: Tensor) -> tuple[Tensor | None, int]:
+    """The mask of as much of the memory as any image has, and how much that is; None = the whole of it."""
+    used_N = memory_mask_B11N.any(0).flatten()
+    size = int(used_N.nonzero().max()) + 1
+    mask_B11N = memory_mask_B11N[..., :size]
+    return None if bool(mask_B11N.all()) else mask_B11N, size

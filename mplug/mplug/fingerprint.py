@@ -46,7 +46,7 @@ def embedding_fingerprint(model: RetrievalModel) -> str:
 
 def fingerprint(
     tensors: Mapping[str, Tensor],
-    preprocess: PreprocessConfig,
+    preprocess: PreprocessConfig | None,
     text: Mapping[str, Any],
     shape: Mapping[str, Any],
 ) -> str:
@@ -54,12 +54,12 @@ def fingerprint(
 
     Args:
         tensors: by name; floats are hashed as float32, so storage formats do not matter.
-        preprocess: what happens to pixels.
+        preprocess: what happens to pixels; None where there are none.
         text: what happens to text; JSON values.
         shape: what the tensors do not say of the model; JSON values.
     """
     digest = hashlib.sha256()
-    for settings in (asdict(preprocess), text, shape):
+    for settings in (asdict(preprocess) if preprocess else None, text, shape):
         digest.update(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode())
     for part in _tensor_parts(tensors):
         digest.update(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar, overload
 
@@ -15,18 +16,40 @@ from mplug.checkpoints.report import MismatchError
 from mplug.checkpoints.resolution import at_image_size
 from mplug.checkpoints.settings import VisionLibrary
 from mplug.contrastive import ContrastiveModel
+from mplug.decoder_state import DecoderState
 from mplug.encoders import Encoders
 from mplug.errors import CheckpointError, MplugError
+from mplug.quantization import QUANTIZED_NAMES
 from mplug.reranking import RerankModel
 from mplug.retrieval import RetrievalModel
 from mplug.task_model import TaskModel
 from mplug.tasks import DTYPES, MODELSCOPE_TASKS, TASKS, TaskSize, model_size
+from mplug.text_classifier import (
+    MaskFiller,
+    QuestionAnswerer,
+    TextClassifier,
+    TokenClassifier,
+    ZeroShotClassifier,
+)
+from mplug.text_generator import TextGenerator
+from mplug.text_loading import TextModel, load_text, survey_text, text_family
+from mplug.text_tasks import (
+    TEXT_TASKS,
+    ClassificationTask,
+    FaqTask,
+    FillingTask,
+    GenerationTask,
+    TaggingTask,
+    ZeroShotTask,
+)
 from mplug.vqa import VqaModel
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 """The models that ship with the package, a folder each."""
+TEXT_DTYPES = {**DTYPES, **QUANTIZED_NAMES}
+"""What the weights of text models may become."""
 
 M = TypeVar("M", bound=TaskModel)
 
@@ -79,6 +102,42 @@ def load(
 ) -> VqaModel: ...
 
 
+@overload
+def load(
+    source: str | Path, *, task: GenerationTask, device: str = "cpu", dtype: str = "float32"
+) -> TextGenerator[DecoderState]: ...
+
+
+@overload
+def load(
+    source: str | Path, *, task: ClassificationTask, device: str = "cpu", dtype: str = "float32"
+) -> TextClassifier: ...
+
+
+@overload
+def load(
+    source: str | Path, *, task: ZeroShotTask, device: str = "cpu", dtype: str = "float32"
+) -> ZeroShotClassifier: ...
+
+
+@overload
+def load(
+    source: str | Path, *, task: TaggingTask, device: str = "cpu", dtype: str = "float32"
+) -> TokenClassifier: ...
+
+
+@overload
+def load(
+    source: str | Path, *, task: FillingTask, device: str = "cpu", dtype: str = "float32"
+) -> MaskFiller: ...
+
+
+@overload
+def load(
+    source: str | Path, *, task: FaqTask, device: str = "cpu", dtype: str = "float32"
+) -> QuestionAnswerer: ...
+
+
 def load(
     source: str | Path,
     *,
@@ -87,7 +146,7 @@ def load(
     dtype: str = "float32",
     vision_library: VisionLibrary = "timm",
     image_size: int | None = None,
-) -> ContrastiveModel | Captioner | TaskModel:
+) -> ContrastiveModel | Captioner | TaskModel | TextModel:
     """Load a model with only the modules that its task needs.
 
     Args:
@@ -95,24 +154,33 @@ def load(
             X-PLUG layout; or `open_clip:NAME`, `open_clip:NAME:PRETRAINED` (retrieval; its CoCa models
             caption, too).
         task: `retrieval`, `rerank`, `caption` or `vqa`, or ModelScope's `image-text-retrieval`,
-            `image-captioning`, `visual-question-answering`.
+            `image-captioning`, `visual-question-answering`; of folders of GPT-3, PALM, PLUG, StructBERT and
+            plug_mental `text-generation`, `text-classification`, `zero-shot-classification`,
+            `token-classification`, `fill-mask` or `faq-question-answering`, or one of ModelScope's other names
+            for these (`mplug.text_tasks`).
         device: `cpu`, `cuda`, `cuda:1`...
-        dtype: `float32`, `bfloat16` or `float16`; vectors and scores are float32 in any case.
+        dtype: `float32`, `bfloat16` or `float16`, for text models `int8` or `int4` as well (`mplug.quantization`);
+            vectors and scores are float32 in any case.
         vision_library: whose vision tower a ModelScope or raw folder gets, `timm` or `open_clip`.
         image_size: side R of pictures in pixels, where another is wanted than the checkpoint's; its table of
-            positions is resized (see `mplug.checkpoints.resolution`).
+            positions is resized (see `mplug.checkpoints.resolution`). Models of texts have none.
 
     Returns:
         The task's model in evaluation mode; its `.report` says what of the checkpoint was used.
 
     Raises:
-        CheckpointError: nothing loadable there, or a parameter that the task uses is missing or mis-shaped.
+        CheckpointError: nothing loadable there, a model that cannot do the task, or a parameter that the task uses is
+            missing or mis-shaped.
         MplugError: an unknown task, device or dtype, or an image size that the model cannot take.
     """
     task = MODELSCOPE_TASKS.get(task, task)
-    if task not in TASKS:
-        raise MplugError(f"task is {task!r}; known are {', '.join([*TASKS, *MODELSCOPE_TASKS])}")
-    place, kind = _device(device), _dtype(dtype)
+    if task not in TASKS and task not in TEXT_TASKS:
+        raise MplugError(f"task is {task!r}; known are {', '.join([*TASKS, *MODELSCOPE_TASKS, *TEXT_TASKS])}")
+    place, kind = _device(device), _dtype(dtype, TEXT_DTYPES if task in TEXT_TASKS else DTYPES)
+    if task in TEXT_TASKS:
+        if image_size is not None or str(source).startswith("open_clip:"):
+            raise MplugError(f"{task} sees no pictures; give the folder of a text model, and no image_size")
+        return load_text(find_folder(source), TEXT_TASKS[task], device=place, dtype=kind)
     if isinstance(source, str) and source.startswith("open_clip:"):
         if task not in ("retrieval", "caption") or image_size is not None:
             raise MplugError(
@@ -171,6 +239,9 @@ def survey(source: str | Path) -> dict[str, TaskSize | str]:
         CheckpointError: nothing loadable there.
     """
     folder = find_folder(source)
+    family = text_family(folder)
+    if family is not None:
+        return survey_text(folder, family)
     found: dict[str, TaskSize | str] = {}
     refused: CheckpointError | None = None
     for task, kind in TASKS.items():
@@ -212,6 +283,11 @@ def shipped_models() -> list[str]:
 def _load_folder(
     folder: Path, kind: type[M], vision_library: VisionLibrary, *, shapes_only: bool = False
 ) -> M:
+    family = text_family(folder)
+    if family is not None:
+        raise CheckpointError(
+            f"{folder} is a {family.name}, which sees no pictures; its tasks are {', '.join(family.loaders)}"
+        )
     names = {path.name for path in folder.iterdir()}
     suffixes = {Path(name).suffix for name in names}
     if native.WEIGHTS_FILE in names or (
@@ -240,7 +316,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise MplugError(f"dtype is {name!r}; known are {', '.join(DTYPES)}")
-    return DTYPES[name]
+def _dtype(name: str, known: Mapping[str, torch.dtype] = DTYPES) -> torch.dtype:
+    if name not in known:
+        raise MplugError(f"dtype is {name!r}; known are {', '.join(known)}")
+    return known[name]

@@ -4,7 +4,8 @@ One step of decoding multiplies every weight matrix by a handful of rows (five, 
 of reading the weights; `F.linear` on a CPU spends as long again rearranging them. With many rows, as in a vision
 tower, oneDNN's own layout is about twice as fast as well. `PackedLinear` makes a rearranged copy and leaves the
 module as it is; `FrozenLinear` takes the module's place and keeps the rearranged weights alone (`mplug.freezing`).
-Elsewhere (CUDA, a torch without oneDNN, types that it does not do) both are `F.linear`.
+Elsewhere (CUDA, a torch without oneDNN, types that it does not do) both are `F.linear`. Quantized matrices
+(`mplug.quantized_linear`) are read as they are.
 """
 
 from __future__ import annotations
@@ -16,8 +17,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mplug.layers import Approximation
+from mplug.quantized_linear import (
+    Int4Groups,
+    Int8Rows,
+    Matrix,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    multiply,
+    tied_logits,
+)
+
+Weight = Tensor | Matrix | nn.Linear | nn.Embedding
+"""A matrix; or a module of which each process holds a part (`mplug.tensor_parallel`), to be called as it is."""
 
 
 class FrozenLinear(nn.Module):
@@ -75,7 +89,8 @@ class FrozenLinear(nn.Module):
 class PackedLinear:
     """One linear layer, or several that read the same input, their outputs side by side.
 
-    The weights are copied as they are now, so who changes them makes a new one; those of frozen layers are shared.
+    The weights are copied as they are now, so who changes them makes a new one; those of frozen and of quantized layers
+    are shared.
 
     Args:
         weights: matrices (outputs, D).
@@ -96,22 +111,39 @@ class PackedLinear:
         weight, bias = weights[0].detach(), biases[0].detach()
         if len(weights) > 1:
             weight, bias = torch.cat([*weights]).detach(), torch.cat([*biases]).detach()
-        self._parts: list[tuple[Tensor, Tensor | None]] = [(_pack(weight), bias)]
+        self._parts: list[tuple[Weight, Tensor | None]] = [(_pack(weight), bias)]
 
     @classmethod
     def of(
-        cls, *layers: nn.Linear | FrozenLinear, gelu: bool = False, approximate: Approximation = "none"
+        cls,
+        *layers: nn.Linear | FrozenLinear | QuantizedLinear,
+        gelu: bool = False,
+        approximate: Approximation = "none",
     ) -> PackedLinear:
         """Take the weights of modules."""
-        frozen = [layer for layer in layers if isinstance(layer, FrozenLinear)]
-        if not frozen:
+        held = [_held(layer) for layer in layers if _is_held(layer)]
+        if not held:
             plain = [layer for layer in layers if isinstance(layer, nn.Linear)]
             weights, biases = [layer.weight for layer in plain], [layer.bias for layer in plain]
             return cls(weights, biases, gelu=gelu, approximate=approximate)
-        assert len(frozen) == len(layers), "layers that read the same input are frozen together"
+        assert len(held) == len(layers), "layers that read the same input are frozen or quantized together"
         packed = cls.__new__(cls)
         packed._approximate = approximate if gelu else None
-        packed._parts = [(layer.stored, layer.bias) for layer in frozen]
+        packed._parts = held
+        return packed
+
+    @classmethod
+    def tied(cls, words: nn.Module, bias_V: Tensor | None = None) -> PackedLinear:
+        """Take a table of words, an `nn.Embedding` or a `QuantizedEmbedding`, as the output matrix."""
+        packed = cls.__new__(cls)
+        packed._approximate = None
+        if isinstance(words, QuantizedEmbedding):
+            packed._parts = [(words.matrix, bias_V)]
+        elif isinstance(words, nn.Embedding) and isinstance(words.weight, DTensor):
+            packed._parts = [(words, bias_V)]
+        else:
+            assert isinstance(words, nn.Embedding)
+            packed._parts = [(_pack(words.weight.detach()), bias_V)]
         return packed
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -121,10 +153,27 @@ class PackedLinear:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: Approximation | None) -> Tensor:
-    if weight.is_mkldnn:
+def _is_held(layer: nn.Module) -> bool:
+    return not isinstance(layer, nn.Linear) or isinstance(layer.weight, DTensor)
+
+
+def _held(layer: nn.Linear | FrozenLinear | QuantizedLinear) -> tuple[Weight, Tensor | None]:
+    if isinstance(layer, nn.Linear):
+        return layer, None
+    return (layer.matrix if isinstance(layer, QuantizedLinear) else layer.stored), layer.bias
+
+
+def _linear(x: Tensor, weight: Weight, bias: Tensor | None, gelu: Approximation | None) -> Tensor:
+    if isinstance(weight, nn.Linear):
+        output = weight(x)
+    elif isinstance(weight, nn.Embedding):
+        output = tied_logits(x, weight, bias)
+    elif isinstance(weight, Int8Rows | Int4Groups):
+        output = multiply(x, weight, bias)
+    elif weight.is_mkldnn:
         return _packed_linear(x, weight, bias, gelu)
-    output = F.linear(x, weight, bias)
+    else:
+        output = F.linear(x, weight, bias)
     return output if gelu is None else F.gelu(output, approximate=gelu)
 
 

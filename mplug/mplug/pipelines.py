@@ -5,24 +5,44 @@
     mplug.pipeline("image-captioning")("cat.jpg")  # by mplug-mini, which ships with the package
     mplug.pipeline("visual-question-answering", model="localhost:50051")(("cat.jpg", "what is it?"))
 
-What runs a task is a `Runner`. The one for folders is here (`mplug.local_runner`, imported when it is needed); the one
-for addresses comes from whichever installed package registers it as the entry point `connect` of the group
-`mplug.remote`, so that this package knows nothing of the network.
+What runs a task is a `Runner`: for folders `mplug.local_runner`, imported when it is needed, for addresses what
+`mplug.remote_models` finds. Pipelines of texts are `mplug.text_pipelines`.
 """
 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 
 from mplug.errors import MplugError
 from mplug.heat_maps import Explain, HeatMap
+from mplug.pipeline_base import BasePipeline
+from mplug.remote_models import connect, is_address
+from mplug.text_tasks import (
+    TEXT_TASKS,
+    ClassificationTask,
+    FaqTask,
+    FillingTask,
+    GenerationTask,
+    TaggingTask,
+    ZeroShotTask,
+)
+
+if TYPE_CHECKING:
+    from mplug.text_pipelines import (  # which imports what is here
+        FaqPipeline,
+        FillMaskPipeline,
+        TextClassificationPipeline,
+        TextGenerationPipeline,
+        TextPipeline,
+        TokenClassificationPipeline,
+        ZeroShotPipeline,
+    )
+
+PictureTask = Literal["image-captioning", "visual-question-answering", "image-text-retrieval"]
 
 PIPELINE_TASKS: Mapping[str, str] = {
     "image-captioning": "caption",
@@ -31,11 +51,6 @@ PIPELINE_TASKS: Mapping[str, str] = {
 }
 """ModelScope's tasks, and the model that does each; its retrieval pipeline scores pairs, as our reranker does."""
 
-REMOTE_GROUP = "mplug.remote"
-REMOTE_NAME = "connect"
-
-# A name or number of a host, or an IPv6 number in brackets, and a port.
-_ADDRESS = re.compile(r"^([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$")
 _METHODS = {
     "beam_size": "beam",
     "length_penalty": "beam",
@@ -119,7 +134,7 @@ class Runner(Protocol):
         ...
 
 
-class Pipeline:
+class Pipeline(BasePipeline):
     """A task's pipeline, as ModelScope's is called; made by `pipeline`.
 
     Args:
@@ -128,20 +143,8 @@ class Pipeline:
     """
 
     def __init__(self, task: str, runner: Runner) -> None:
-        self.task = task
+        super().__init__(task, runner)
         self.runner = runner
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the model or the connection."""
-        self.runner.close()
 
     def __call__(self, input: Any, *, batch_size: int | None = None) -> Any:
         """Do the task for one item, or for each of a list.
@@ -160,11 +163,7 @@ class Pipeline:
             FloatingPointError: the model on this machine gave NaN or infinity.
             OSError: a file cannot be read.
         """
-        if not isinstance(input, list):
-            return self._run([input])[0]
-        size = batch_size or 1
-        batches = (input[start : start + size] for start in range(0, len(input), size))
-        return [answer for batch in batches for answer in self._run(batch)]
+        return self._in_batches(input, batch_size, self._run)
 
     def _run(self, items: Sequence[Any]) -> list[dict[str, Any]]:
         outcomes = self.runner.run([read_input(item, self.task) for item in items])
@@ -179,6 +178,61 @@ class Pipeline:
         return {name: outcome.texts[0].text}
 
 
+@overload
+def pipeline(
+    task: PictureTask,
+    model: str | Path = "mplug-mini",
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    image_size: int | None = None,
+    **generation: Any,
+) -> Pipeline: ...
+
+
+@overload
+def pipeline(
+    task: GenerationTask,
+    model: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    **generation: Any,
+) -> TextGenerationPipeline: ...
+
+
+@overload
+def pipeline(
+    task: ClassificationTask, model: str | Path, *, device: str = "cpu", dtype: str = "float32"
+) -> TextClassificationPipeline: ...
+
+
+@overload
+def pipeline(
+    task: ZeroShotTask, model: str | Path, *, device: str = "cpu", dtype: str = "float32"
+) -> ZeroShotPipeline: ...
+
+
+@overload
+def pipeline(
+    task: TaggingTask, model: str | Path, *, device: str = "cpu", dtype: str = "float32"
+) -> TokenClassificationPipeline: ...
+
+
+@overload
+def pipeline(
+    task: FillingTask, model: str | Path, *, device: str = "cpu", dtype: str = "float32"
+) -> FillMaskPipeline: ...
+
+
+@overload
+def pipeline(
+    task: FaqTask, model: str | Path, *, device: str = "cpu", dtype: str = "float32"
+) -> FaqPipeline: ...
+
+
+# Any: the kind of the task, whose name is not known here.
+@overload
 def pipeline(
     task: str,
     model: str | Path = "mplug-mini",
@@ -187,22 +241,41 @@ def pipeline(
     dtype: str = "float32",
     image_size: int | None = None,
     **generation: Any,
-) -> Pipeline:
+) -> Any: ...
+
+
+def pipeline(
+    task: str,
+    model: str | Path = "mplug-mini",
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    image_size: int | None = None,
+    **generation: Any,
+) -> Pipeline | TextPipeline:
     """Make a pipeline.
 
     Args:
-        task: `image-captioning`, `visual-question-answering` or `image-text-retrieval`.
+        task: `image-captioning`, `visual-question-answering` or `image-text-retrieval`; or of texts, one of the names
+            in `mplug.text_tasks`.
         model: a shipped model or a folder, as for `mplug.load`; or the address of a server, `host:port`.
         device: for a model on this machine, as for `mplug.load`.
         dtype: likewise.
-        image_size: likewise; a server's models have sizes of their own.
-        generation: settings of texts, by the names of `GenerationConfig`; those not given are the model's own.
+        image_size: likewise; a server's models have sizes of their own, and models of texts none.
+        generation: settings of texts, by the names of `GenerationConfig`; those not given are the model's own. A
+            pipeline of text generation takes `stop`, too, and all of them with each call as well.
 
     Raises:
         CheckpointError: nothing loadable there.
         MplugError: an unknown task or setting, an image size that the model cannot take or that is asked of a server,
             or an address without the package that speaks to servers.
     """
+    if task in TEXT_TASKS:
+        from mplug.text_pipelines import text_pipeline
+
+        if image_size is not None:
+            raise MplugError(f"image_size is {image_size}, and {task} sees no pictures; leave it out")
+        return text_pipeline(task, model, device=device, dtype=dtype, generation=generation)
     runner = make_runner(
         task, model, device=device, dtype=dtype, image_size=image_size, generation=generation
     )
@@ -220,7 +293,7 @@ def make_runner(
 ) -> Runner:
     """What does a task; arguments and errors as in `pipeline`."""
     if task not in PIPELINE_TASKS:
-        raise MplugError(f"task is {task!r}; pipelines are {', '.join(PIPELINE_TASKS)}")
+        raise MplugError(f"task is {task!r}; pipelines are {', '.join([*PIPELINE_TASKS, *TEXT_TASKS])}")
     settings = with_method(generation or {})
     if task == "image-text-retrieval" and settings:
         raise MplugError(
@@ -232,17 +305,12 @@ def make_runner(
                 f"image_size is {image_size}, and the model at {model} has a size that its server was started with; "
                 "leave image_size out, or give a folder"
             )
-        return _connector()(task, model, settings)
+        return cast(Runner, connect(task, model, settings))
     from mplug.local_runner import LocalRunner
 
     return LocalRunner(
         PIPELINE_TASKS[task], model, device=device, dtype=dtype, image_size=image_size, generation=settings
     )
-
-
-def is_address(source: str) -> bool:
-    """Whether this is `host:port` and not something on the disk."""
-    return _ADDRESS.match(source) is not None and not Path(source).exists()
 
 
 def with_method(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,12 +376,3 @@ def _parts(item: Any) -> tuple[Any, Any]:
             raise MplugError(f"a dict has 'image' and 'text' (or 'question'); this one has {sorted(item)}")
         return item["image"], item.get("text", item.get("question"))
     return item, None
-
-
-def _connector() -> Callable[[str, str, Mapping[str, Any]], Runner]:
-    for entry in entry_points(group=REMOTE_GROUP, name=REMOTE_NAME):
-        return cast(Callable[[str, str, Mapping[str, Any]], Runner], entry.load())
-    raise MplugError(
-        f"an address needs a package that registers {REMOTE_NAME!r} under {REMOTE_GROUP!r}; "
-        "install mplug-serve (again, if this is a checkout from before it did)"
-    )

@@ -101,7 +101,7 @@ class PackedPreNorm:
     Args:
         layers: the decoder's, all of one kind.
         norm: behind the last.
-        word_VD: output matrix (V, D), tied or not.
+        words: the table (V, D) that is the output matrix, an `nn.Embedding` or a `QuantizedEmbedding`.
         bias_V: its bias; None = there is none.
     """
 
@@ -109,13 +109,12 @@ class PackedPreNorm:
         self,
         layers: Sequence[PreNormLayer | PreNormCrossLayer],
         norm: nn.LayerNorm,
-        word_VD: Tensor,
+        words: nn.Module,
         bias_V: Tensor | None = None,
     ) -> None:
         self._layers = [_PackedLayer(layer, number) for number, layer in enumerate(layers)]
         self._norm = norm
-        bias_V = word_VD.new_zeros(len(word_VD)) if bias_V is None else bias_V
-        self._vocabulary = PackedLinear([word_VD], [bias_V])
+        self._vocabulary = PackedLinear.tied(words, bias_V)
 
     def project(self, memory_BNM: Tensor) -> list[KeyValues]:
         """Keys and values of every layer's cross-attention, (B, H, N, K) each."""

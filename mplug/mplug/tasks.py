@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from mplug.captioning import CaptionModel
 from mplug.config import MplugConfig
 from mplug.reranking import RerankModel
 from mplug.retrieval import RetrievalModel
-from mplug.task_model import TaskModel
 from mplug.text.tokenizer import WordPieceTokenizer
 from mplug.vqa import VqaModel
 
@@ -60,7 +60,7 @@ def task_size(config: MplugConfig, task: str) -> TaskSize:
         return model_size(TASKS[task](config, tokenizer))
 
 
-def model_size(model: TaskModel) -> TaskSize:
+def model_size(model: nn.Module) -> TaskSize:
     """Weigh a model."""
     modules: dict[str, int] = {}
     for name, parameter in model.named_parameters():

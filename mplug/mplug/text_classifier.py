@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mplug.text.pairs import Text
+if TYPE_CHECKING:
+    from mplug.text.pairs import Text  # it imports the tokenizers
 
 
 @dataclass(frozen=True, slots=True)

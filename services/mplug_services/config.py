@@ -14,13 +14,16 @@ from typing import Any
 
 import yaml
 
-SERVICES = ("embedding", "index", "search", "caption", "vqa", "rerank", "job", "model")
+SERVICES = ("embedding", "index", "search", "caption", "vqa", "rerank", "text", "job", "model")
 """What `services` may name. ModelService and health are served in any case."""
 USERS_OF = {
     "retrieval": ("embedding", "search"),
     "rerank": ("rerank", "search"),
     "caption": ("caption", "search"),
     "vqa": ("vqa",),
+    "text-generation": ("text",),
+    "text-classification": ("text",),
+    "fill-mask": ("text",),
 }
 """Services that need the model of a task."""
 MODEL_SETTINGS = {
@@ -28,13 +31,19 @@ MODEL_SETTINGS = {
     "rerank": "rerank_model",
     "caption": "caption_model",
     "vqa": "vqa_model",
+    "text-generation": "text_model",
+    "text-classification": "classify_model",
+    "fill-mask": "fill_mask_model",
 }
+TEXT_TASKS = ("text-generation", "text-classification", "fill-mask")
+"""Tasks that see no pictures."""
 IMAGE_SIZE_SETTINGS = {
     "retrieval": "image_size",
     "rerank": "rerank_image_size",
     "caption": "caption_image_size",
     "vqa": "vqa_image_size",
 }
+"""Of the other tasks."""
 MAY_BE_ZERO = ("port", "torch_threads", "token_cache_disk_bytes", *IMAGE_SIZE_SETTINGS.values())
 TOKEN_CACHES = ("none", "fp16", "int8")
 KEEP_IMAGES = ("none", "original", "thumbnail")
@@ -57,6 +66,8 @@ class ModelSource:
     """As for `mplug.load`."""
     image_size: int | None = None
     """Side in pixels; None: the checkpoint's own."""
+    dtype: str | None = None
+    """As for `mplug.load`; None: as all others'."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +81,8 @@ class ServeConfig:
     data_dir: Path = Path("mplug-data")
     """Where collections and pictures are kept. One process at a time."""
     services: tuple[str, ...] = SERVICES
-    """Which of embedding, index, search, caption, vqa, rerank, job and model this process serves; only their models
-    are loaded. index alone loads no model and no torch."""
+    """Which of embedding, index, search, caption, vqa, rerank, text, job and model this process serves; only their
+    models are loaded. index alone loads no model and no torch."""
     model: str = "mplug-mini"
     """Of embedding and search: a shipped model, a checkpoint folder, or open_clip:NAME; empty: none. Each task has a
     setting of its own, and naming one model changes no other; tasks of one place share its modules in memory."""
@@ -81,6 +92,13 @@ class ServeConfig:
     """A shipped model or a folder of mPLUG, with a text decoder, or open_clip:coca_NAME; empty: no captions."""
     vqa_model: str = "mplug-mini"
     """A shipped model or a folder of mPLUG, with a fusion encoder and a text decoder; empty: no answers."""
+    text_model: str = ""
+    """Writes from texts: a folder of GPT-3, PALM or PLUG; empty: nothing does."""
+    classify_model: str = ""
+    """Judges texts: a folder of StructBERT, plug_mental or PLUG's encoder, for whatever it was made for (labels, pairs,
+    labels never seen, spans, known questions); empty: nothing does."""
+    fill_mask_model: str = ""
+    """Fills [MASK]: a folder of StructBERT; empty: nothing does."""
     image_size: int = 0
     """Side in pixels of the pictures that `model` sees; 0: the checkpoint's own. Another makes another index."""
     rerank_image_size: int = 0
@@ -93,6 +111,8 @@ class ServeConfig:
     """cpu, cuda or cuda:1."""
     dtype: str = "float32"
     """float32, bfloat16 or float16."""
+    text_dtype: str = ""
+    """Of the models that read texts alone: float32, bfloat16, float16, int8 or int4; empty: as `dtype`."""
     image_root: Path | None = None
     """Folder under which pictures may be named by uri; none: only data is accepted."""
     keep_images: str = "original"
@@ -104,10 +124,15 @@ class ServeConfig:
     """Pixels that one forward pass holds: 32 pictures of 224 px, which two cores do in about 0.3 s."""
     max_batch_tokens: int = 2048
     """Tokens, padding included, that one forward pass holds."""
+    max_live_tokens: int = 8192
+    """Tokens of prompts and texts, at their longest and with padding, that are written together by one model. Further
+    texts wait until some have ended."""
     max_sequences: int = 64
     """Most beams, or texts drawn, for one item."""
     max_answers: int = 4096
     """Most answers that a question may be given to choose from; X-PLUG's list has 3128."""
+    max_labels: int = 256
+    """Most labels, or known questions, that texts may be judged by; each label costs a pass for each text."""
     token_cache: str = "fp16"
     """How the reranker keeps pictures' tokens: none, fp16 or int8."""
     token_cache_memory_bytes: int = 256 * 2**20
@@ -226,7 +251,7 @@ class ServeConfig:
     def sources(self) -> dict[str, ModelSource]:
         """By task, the models that the selected services need, as far as they are given."""
         given = {
-            task: ModelSource(getattr(self, setting), getattr(self, IMAGE_SIZE_SETTINGS[task]) or None)
+            task: ModelSource(getattr(self, setting), self._image_size(task), self._text_dtype(task))
             for task, setting in MODEL_SETTINGS.items()
         }
         return {
@@ -234,6 +259,13 @@ class ServeConfig:
             for task, source in given.items()
             if source.place and any(name in self.services for name in USERS_OF[task])
         }
+
+    def _image_size(self, task: str) -> int | None:
+        setting = IMAGE_SIZE_SETTINGS.get(task)
+        return None if setting is None else getattr(self, setting) or None
+
+    def _text_dtype(self, task: str) -> str | None:
+        return self.text_dtype or None if task in TEXT_TASKS else None
 
     @property
     def needs_index(self) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from mplug.freezing import freeze
+from mplug.text_loading import module_of
 from mplug_services.kind_queue import Quantum
 from mplug_services.runners.batch import RunningBatch
 from mplug_services.runners.models import Models, describe, make_runners
@@ -166,7 +167,7 @@ def _prepare(load: Callable[[], Models]) -> tuple[dict[WorkKind, Runner], dict[s
     # Before they are frozen: fingerprints read every tensor in torch's own layout.
     served = {task: describe(task, model) for task, model in models.items()}
     for model in models.values():
-        freeze(model)
+        freeze(module_of(model))
     runners = make_runners(models)
     for runner in runners.values():
         for items in runner.warm_up():

@@ -11,6 +11,7 @@ from mplug.decoder_facts import DecoderFacts
 from mplug.errors import ConfigError, MplugError
 from mplug_api.v1 import generation_pb2 as pb
 from mplug_services.errors import ServiceError, invalid_argument
+from mplug_services.writer_facts import WriterFacts
 
 if TYPE_CHECKING:
     from mplug.generation import GenerationConfig
@@ -44,7 +45,7 @@ class GenerationSettings:
 
 
 def read_options(
-    options: pb.GenerationOptions, decoder: DecoderFacts, field: str, *, max_sequences: int
+    options: pb.GenerationOptions, decoder: DecoderFacts | WriterFacts, field: str, *, max_sequences: int
 ) -> GenerationSettings:
     """Read options.
 
@@ -57,19 +58,24 @@ def read_options(
     Raises:
         ServiceError: a value out of its range; names the field.
     """
-    # Imported here: the package imports torch, which a server of the index alone does without.
-    from mplug.generation import GenerationConfig
-
     given, paths = _given(options, field)
     try:
-        config = GenerationConfig(
-            **decoder.defaults.settings({**given, "deterministic": options.deterministic})
-        )
+        config = _configure(decoder, {**given, "deterministic": options.deterministic})
     except ConfigError as error:
         name = str(error).partition(" is ")[0]
         raise _out_of_range(paths.get(name, f"{field}.{name}"), str(error)) from error
     _check_limits(config, decoder, paths, field, max_sequences)
     return GenerationSettings(config, _read_seed(options), field)
+
+
+# Any: fields of GenerationConfig.
+def _configure(decoder: DecoderFacts | WriterFacts, changes: dict[str, Any]) -> GenerationConfig:
+    if isinstance(decoder, WriterFacts):
+        return decoder.configure(**changes)
+    # Imported here: the package imports torch, which a server of the index alone does without.
+    from mplug.generation import GenerationConfig
+
+    return GenerationConfig(**decoder.defaults.settings(changes))
 
 
 def _given(options: pb.GenerationOptions, field: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -90,7 +96,11 @@ def _given(options: pb.GenerationOptions, field: str) -> tuple[dict[str, Any], d
 
 
 def _check_limits(
-    config: GenerationConfig, decoder: DecoderFacts, paths: dict[str, str], field: str, max_sequences: int
+    config: GenerationConfig,
+    decoder: DecoderFacts | WriterFacts,
+    paths: dict[str, str],
+    field: str,
+    max_sequences: int,
 ) -> None:
     if abs(config.length_penalty) > MOST_LENGTH_PENALTY:
         raise _out_of_range(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -36,9 +35,13 @@ class GeneratedText:
     """One text."""
 
     text: str
-    """Prompt and continuation, without special tokens."""
+    """Prompt and continuation, without special tokens; of what is made of texts, the continuation."""
     score: float
     ids: tuple[int, ...]
+    log_probs: tuple[float, ...] = ()
+    """Of each generated token, where they were asked for."""
+    finish_reason: str = ""
+    """`end`, `length` or `stop`; empty where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,22 +207,13 @@ class Generator:
             if isinstance(prepared, Exception):
                 yield TextOutcome(error=prepared)
                 return
-            grown: asyncio.Queue[object] = asyncio.Queue()
-            loop = asyncio.get_running_loop()
-
-            def report(_: int, value: object) -> None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-                    loop.call_soon_threadsafe(grown.put_nowait, value)
-
-            running = asyncio.create_task(room.run([make(*prepared)], progress=report))
-            running.add_done_callback(lambda _: grown.put_nowait(None))
-            try:
-                while isinstance(ids := await grown.get(), tuple):
-                    yield self.decoder.tokenizer.decode(ids)
-                (result,) = await running
-                yield self._outcome(prepared[1], result)
-            finally:
-                running.cancel()
+            async with contextlib.aclosing(room.stream(make(*prepared))) as steps:
+                async for step in steps:
+                    if isinstance(step, tuple):
+                        yield self.decoder.tokenizer.decode(step)
+                    else:
+                        assert isinstance(step, WorkResult | Exception), step
+                        yield self._outcome(prepared[1], step)
 
     async def _prepare(
         self, images: Sequence[bytes], questions: Sequence[str] | None

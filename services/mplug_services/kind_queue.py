@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Hashable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mplug_services.work import ResultFuture, WorkItem, WorkKind
@@ -36,14 +36,40 @@ class Quantum:
     """Items of one kind that go through the model together, for as many quanta as they need."""
 
     kind: WorkKind
-    entries: tuple[Entry, ...]
+    entries: list[Entry]
+    """Those that are not known to be done."""
+    newcomers: list[Entry]
+    """Of them, those that nobody has begun with."""
     seconds: float = 0.0
     """Model time so far."""
+    measured_seconds: float = 0.0
+    """Of it, what went into items that have left."""
+
+    @property
+    def alive(self) -> list[Entry]:
+        """Those that somebody waits for."""
+        return [entry for entry in self.entries if entry.alive]
 
     @property
     def wanted(self) -> float:
         """When its most urgent item wants to be served; minus infinity where none is of use: it can be dropped."""
-        return min((entry.wanted for entry in self.entries if entry.alive), default=-math.inf)
+        return min((entry.wanted for entry in self.alive), default=-math.inf)
+
+    def join(self, entries: Sequence[Entry]) -> None:
+        """Take in further items."""
+        self.entries += entries
+        self.newcomers += entries
+
+    def take_newcomers(self) -> list[Entry]:
+        """Those that nobody has begun with; from now on somebody has."""
+        newcomers, self.newcomers = self.newcomers, []
+        return newcomers
+
+    def drop_done(self) -> int:
+        """Let go of items that are done; how many these were."""
+        before = len(self.entries)
+        self.entries = [entry for entry in self.entries if not entry.future.done()]
+        return before - len(self.entries)
 
 
 class KindQueue:
@@ -105,35 +131,57 @@ class KindQueue:
         return expired + [entry for entry in begun if entry.alive and entry.expired(now)]
 
     def take_quantum(self, kind: WorkKind) -> Quantum | None:
-        """Take the most urgent batch: one that was begun, or a new one from the front; None: nothing is left."""
-        resumed = min(self.suspended, key=lambda quantum: quantum.wanted, default=None)
-        if resumed is not None and (not self._rows or resumed.wanted <= self._rows[0][0]):
-            self.suspended.remove(resumed)
-            return resumed
-        entries = self._take_batch()
-        return Quantum(kind, tuple(entries)) if entries else None
+        """Take the most urgent batch: one that was begun, with what joins it, or a new one; None: nothing is left."""
+        resumed = self._resumed()
+        if resumed is None:
+            entries = self._take([])
+            return Quantum(kind, entries, list(entries)) if entries else None
+        self.suspended.remove(resumed)
+        begun = resumed.alive
+        if begun and begun[0].item.joins:
+            resumed.join(self._take(begun))
+        return resumed
 
-    def _take_batch(self) -> list[Entry]:
-        """The first item and those behind it that run with it, while the batch stays within the budget.
+    def _resumed(self) -> Quantum | None:
+        """The begun batch that is more urgent than all that waits, or that the first of what waits can join."""
+        resumed = min(self.suspended, key=lambda quantum: quantum.wanted, default=None)
+        if resumed is None or not self._rows or resumed.wanted <= self._rows[0][0]:
+            return resumed
+        first = self._rows[0][2].item
+        joinable = (
+            quantum for quantum in self.suspended if first.joins and self._admits(quantum.alive, first)
+        )
+        return next(joinable, None)
+
+    def _admits(self, begun: Sequence[Entry], item: WorkItem) -> bool:
+        if not begun or begun[0].item.group != item.group:
+            return False
+        return (len(begun) + 1) * max(item.cost, _largest(begun)) <= self.budget
+
+    def _take(self, begun: Sequence[Entry]) -> list[Entry]:
+        """Items that run with those that were begun, or with the first of all, while the batch stays within the budget.
 
         A batch costs its longest item times their number, as if padded. Items of another group are passed over.
         """
-        taken: list[Entry] = []
+        batch = list(begun)
+        largest = _largest(begun)
         kept: list[tuple[float, int, Entry]] = []
-        group: Hashable = None
-        largest = 0
         for place, row in enumerate(self._rows):
             entry = row[2]
-            if taken and entry.item.group != group:
+            if batch and entry.item.group != batch[0].item.group:
                 kept.append(row)
                 continue
             larger = max(largest, entry.item.cost)
-            if taken and (len(taken) + 1) * larger > self.budget:
+            if batch and (len(batch) + 1) * larger > self.budget:
                 kept += self._rows[place:]
                 break
             # Once running, a future is not taken out of the queue any more; one cancelled an instant ago is left out.
             if entry.future.set_running_or_notify_cancel():
-                taken.append(entry)
-                group, largest = entry.item.group, larger
+                batch.append(entry)
+                largest = larger
         self._rows = kept
-        return taken
+        return batch[len(begun) :]
+
+
+def _largest(entries: Sequence[Entry]) -> int:
+    return max((entry.item.cost for entry in entries), default=0)

@@ -8,10 +8,12 @@ from typing import TypeVar
 from mplug_services.embedder import Embedder, EmbedderSlot
 from mplug_services.errors import failed_precondition
 from mplug_services.generator import Generator
+from mplug_services.judge import Judge
 from mplug_services.reranker import Reranker
 from mplug_services.served_model import ServedModel
 from mplug_services.slot import Slot
 from mplug_services.trained_models import TrainedModels
+from mplug_services.writer import Writer
 
 T = TypeVar("T")
 
@@ -25,28 +27,38 @@ class ModelChoice:
 
     Args:
         own: by task, the server's own models, once they are loaded.
+        trained: the others.
         embedders: where the server's own embedder is.
         captioners: likewise.
         answerers: likewise.
         rerankers: likewise.
-        trained: the others.
+        writers: likewise.
+        classifiers: likewise.
+        fillers: likewise.
     """
 
     def __init__(
         self,
         own: Mapping[str, ServedModel],
+        trained: TrainedModels,
+        *,
         embedders: EmbedderSlot,
         captioners: Slot[Generator],
         answerers: Slot[Generator],
         rerankers: Slot[Reranker],
-        trained: TrainedModels,
+        writers: Slot[Writer],
+        classifiers: Slot[Judge],
+        fillers: Slot[Judge],
     ) -> None:
         self._own = own
+        self._trained = trained
         self._embedders = embedders
         self._captioners = captioners
         self._answerers = answerers
         self._rerankers = rerankers
-        self._trained = trained
+        self._writers = writers
+        self._classifiers = classifiers
+        self._fillers = fillers
 
     async def embedder(self, name: str, field: str = "model") -> Embedder:
         """Makes vectors."""
@@ -75,6 +87,27 @@ class ModelChoice:
             return self._rerankers.get()
         users = await self._trained.get(name, field)
         return _there(users.reranker, users.models, name, field, "does not rerank")
+
+    async def writer(self, name: str, field: str = "model") -> Writer:
+        """Writes from texts."""
+        if self._is_own(name, "text-generation"):
+            return self._writers.get()
+        users = await self._trained.get(name, field)
+        return _there(users.writer, users.models, name, field, "does not write from texts")
+
+    async def classifier(self, name: str, field: str = "model") -> Judge:
+        """Judges texts."""
+        if self._is_own(name, "text-classification"):
+            return self._classifiers.get()
+        users = await self._trained.get(name, field)
+        return _there(users.classifier, users.models, name, field, "judges no texts")
+
+    async def filler(self, name: str, field: str = "model") -> Judge:
+        """Fills masks."""
+        if self._is_own(name, "fill-mask"):
+            return self._fillers.get()
+        users = await self._trained.get(name, field)
+        return _there(users.filler, users.models, name, field, "fills no masks")
 
     def _is_own(self, name: str, task: str) -> bool:
         return not name or (task in self._own and self._own[task].name == name)

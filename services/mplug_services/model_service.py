@@ -67,6 +67,7 @@ def _write_model(model: ServedModel) -> pb.ServedModel:
         parameter_count=model.num_parameters,
         licence=model.licence,
         max_text_tokens=model.tokenizer.max_length,
+        continues_texts=model.writer is not None and model.writer.continues,
     )
 
 
@@ -83,4 +84,5 @@ def _write_limits(config: ServeConfig) -> pb.Limits:
         max_id_bytes=MAX_ID_BYTES,
         queue_size=config.queue_size,
         max_explained_items=config.max_explained_items,
+        max_labels=config.max_labels,
     )

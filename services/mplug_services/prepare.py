@@ -61,7 +61,11 @@ class Preparer:
 
     async def texts(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Tokens | Exception]:
         """Tokenize texts; each has its own outcome."""
-        return await self._each(tokenizer.encode, texts)
+        return await self.read(texts, tokenizer.encode)
+
+    async def read(self, texts: Sequence[str], read: Callable[[str], R]) -> list[R | Exception]:
+        """Tokenize texts by a model's own reading; each has its own outcome."""
+        return await self._each(read, texts)
 
     async def overlays(self, image: bytes, maps: Sequence[NDArray[np.float32]]) -> list[bytes]:
         """Draw maps over a picture; arguments and errors as in `mplug.overlay.draw_overlays`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from grpc import aio
 
@@ -23,12 +24,14 @@ from mplug_api.v1 import (
     rerank_service_pb2_grpc,
     search_service_pb2,
     search_service_pb2_grpc,
+    text_service_pb2,
+    text_service_pb2_grpc,
     vqa_service_pb2,
     vqa_service_pb2_grpc,
 )
 from mplug_services.blocking import BlockingPool
 from mplug_services.caption_service import CaptionService
-from mplug_services.config import MODEL_SETTINGS, ServeConfig
+from mplug_services.config import MODEL_SETTINGS, TEXT_TASKS, ServeConfig
 from mplug_services.embedder import Embedder, EmbedderSlot
 from mplug_services.embedding_service import EmbeddingService
 from mplug_services.engine_seam import Engine, WorkQueue
@@ -38,6 +41,7 @@ from mplug_services.image_reader import ImageReader
 from mplug_services.index_service import IndexService
 from mplug_services.job_parts import Jobs
 from mplug_services.job_service import JobService
+from mplug_services.judge import Judge
 from mplug_services.kept_pictures import KeptPictures
 from mplug_services.model_choice import ModelChoice
 from mplug_services.model_service import ModelService
@@ -48,9 +52,11 @@ from mplug_services.search_service import SearchService
 from mplug_services.served_model import ServedModel
 from mplug_services.slot import Slot
 from mplug_services.storage import Storage
+from mplug_services.text_service import TextService
 from mplug_services.token_cache import TokenCache
 from mplug_services.trained_models import TrainedModels, Users
 from mplug_services.vqa_service import VqaService
+from mplug_services.writer import Writer
 
 FULL_NAMES = {
     "embedding": embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name,
@@ -59,18 +65,22 @@ FULL_NAMES = {
     "caption": caption_service_pb2.DESCRIPTOR.services_by_name["CaptionService"].full_name,
     "vqa": vqa_service_pb2.DESCRIPTOR.services_by_name["VqaService"].full_name,
     "rerank": rerank_service_pb2.DESCRIPTOR.services_by_name["RerankService"].full_name,
+    "text": text_service_pb2.DESCRIPTOR.services_by_name["TextService"].full_name,
     "job": job_service_pb2.DESCRIPTOR.services_by_name["JobService"].full_name,
     "model": model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 }
 TASKS_OF = {
-    "embedding": "retrieval",
-    "search": "retrieval",
-    "caption": "caption",
-    "vqa": "vqa",
-    "rerank": "rerank",
+    "embedding": ("retrieval",),
+    "search": ("retrieval",),
+    "caption": ("caption",),
+    "vqa": ("vqa",),
+    "rerank": ("rerank",),
+    "text": TEXT_TASKS,
 }
-"""Services that are nothing without the model of a task."""
+"""Services that are nothing without the model of one of some tasks."""
 LOADING_RETRY_SECONDS = 1.0
+
+UserT = TypeVar("UserT")
 
 
 class Slots:
@@ -85,6 +95,9 @@ class Slots:
         self.captioner: Slot[Generator] = Slot(_not_ready("caption", config))
         self.answerer: Slot[Generator] = Slot(_not_ready("vqa", config))
         self.reranker: Slot[Reranker] = Slot(_not_ready("rerank", config))
+        self.writer: Slot[Writer] = Slot(_not_ready("text-generation", config))
+        self.classifier: Slot[Judge] = Slot(_not_ready("text-classification", config))
+        self.filler: Slot[Judge] = Slot(_not_ready("fill-mask", config))
         self.models: dict[str, ServedModel] = {}
         """By task, what is in service."""
 
@@ -111,7 +124,17 @@ class Parts:
     def models(self) -> ModelChoice:
         """What services ask for their models."""
         own = self.slots
-        return ModelChoice(own.models, own.embedder, own.captioner, own.answerer, own.reranker, self.trained)
+        return ModelChoice(
+            own.models,
+            self.trained,
+            embedders=own.embedder,
+            captioners=own.captioner,
+            answerers=own.answerer,
+            rerankers=own.reranker,
+            writers=own.writer,
+            classifiers=own.classifier,
+            fillers=own.filler,
+        )
 
 
 def selected(config: ServeConfig) -> list[str]:
@@ -121,7 +144,11 @@ def selected(config: ServeConfig) -> list[str]:
 
 def served(config: ServeConfig) -> list[str]:
     """Names of the selected services whose model is given; the others answer that it is not."""
-    return [name for name in selected(config) if TASKS_OF.get(name, "") in {"", *config.sources}]
+    return [
+        name
+        for name in selected(config)
+        if name not in TASKS_OF or any(task in config.sources for task in TASKS_OF[name])
+    ]
 
 
 def add_services(server: aio.Server, parts: Parts) -> None:
@@ -155,6 +182,9 @@ def add_services(server: aio.Server, parts: Parts) -> None:
         collections = None if parts.storage is None else parts.storage.collections
         rerank = RerankService(models, collections, parts.pool, config)
         rerank_service_pb2_grpc.add_RerankServiceServicer_to_server(rerank, server)
+    if "text" in names:
+        text = TextService(models, config)
+        text_service_pb2_grpc.add_TextServiceServicer_to_server(text, server)
     if parts.jobs is not None:
         job = JobService(parts.jobs, parts.reader, parts.preparer, parts.pool, config)
         job_service_pb2_grpc.add_JobServiceServicer_to_server(job, server)
@@ -176,6 +206,11 @@ def make_users(parts: Parts, models: Mapping[str, ServedModel], queue: WorkQueue
         captioner=Generator(models["caption"], queue, parts.preparer) if "caption" in models else None,
         answerer=Generator(models["vqa"], queue, parts.preparer) if "vqa" in models else None,
         reranker=reranker,
+        writer=Writer(models["text-generation"], queue, parts.preparer)
+        if "text-generation" in models
+        else None,
+        classifier=Judge(models["text-classification"], queue) if "text-classification" in models else None,
+        filler=Judge(models["fill-mask"], queue) if "fill-mask" in models else None,
     )
 
 
@@ -183,14 +218,18 @@ def fill_slots(parts: Parts, models: Mapping[str, ServedModel], engine: Engine) 
     """Put the server's own models in service."""
     slots, users = parts.slots, make_users(parts, models, engine)
     slots.models.update(models)
-    if users.embedder is not None:
-        slots.embedder.fill(users.embedder)
-    if users.captioner is not None:
-        slots.captioner.fill(users.captioner)
-    if users.answerer is not None:
-        slots.answerer.fill(users.answerer)
-    if users.reranker is not None:
-        slots.reranker.fill(users.reranker)
+    _fill(slots.embedder, users.embedder)
+    _fill(slots.captioner, users.captioner)
+    _fill(slots.answerer, users.answerer)
+    _fill(slots.reranker, users.reranker)
+    _fill(slots.writer, users.writer)
+    _fill(slots.classifier, users.classifier)
+    _fill(slots.filler, users.filler)
+
+
+def _fill(slot: Slot[UserT], user: UserT | None) -> None:
+    if user is not None:
+        slot.fill(user)
 
 
 def _not_ready(task: str, config: ServeConfig) -> Callable[[], Exception]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from mplug_services.engine_seam import WorkQueue
@@ -87,6 +88,28 @@ class Room:
             else:
                 raise outcome
         return self.results
+
+    async def stream(self, item: WorkItem) -> AsyncGenerator[object, None]:
+        """What the item's runner reports, and at last a `WorkResult` or an `Exception`; errors as in `run`.
+
+        Closing the iterator ends the work.
+        """
+        reported: asyncio.Queue[tuple[object] | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def report(_: int, value: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+                loop.call_soon_threadsafe(reported.put_nowait, (value,))
+
+        running = asyncio.create_task(self.run([item], progress=report))
+        running.add_done_callback(lambda _: reported.put_nowait(None))
+        try:
+            while (value := await reported.get()) is not None:
+                yield value[0]
+            (outcome,) = await running
+            yield outcome
+        finally:
+            running.cancel()
 
     def _give_back(self) -> None:
         self._engine.scheduler.release(self._left)

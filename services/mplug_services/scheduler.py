@@ -10,6 +10,7 @@ no item waits for ever within its kind either.
 
 Work of several quanta. A batch that is not done after its quantum is suspended: it waits like the rest, by the wish of
 its most urgent item, so that an urgent search overtakes a caption between two tokens. Its items fail at their deadline.
+Where its items say so, a suspended batch takes in what waits and is of its group, in order and within its budget.
 
 Admission. Room is reserved for a whole batch before its pictures are decoded, so that overload is refused before
 it costs anything; a batch gets all its room or none, the same for one item as for many.
@@ -41,7 +42,7 @@ MAX_RETRY_SECONDS = 30.0
 FIRST_RETRY_SECONDS = 1.0
 """The hint while nothing has been measured yet."""
 RATE_SMOOTHING = 0.2
-"""Weight of the newest quantum in the measured rate: about the last ten quanta count."""
+"""Weight of the newest measure in the rate: about the last ten count."""
 
 
 class Scheduler:
@@ -181,15 +182,13 @@ class Scheduler:
         """Account for the last quantum of a batch, in seconds of the model's time."""
         with self._lock:
             self._account(quantum, seconds)
-            per_item = quantum.seconds / len(quantum.entries)
-            known = self._seconds_per_item > 0
-            weight = RATE_SMOOTHING if known else 1.0
-            self._seconds_per_item += weight * (per_item - self._seconds_per_item)
+            self._learn_rate(quantum, len(quantum.entries))
 
     def suspend(self, quantum: Quantum, seconds: float) -> None:
         """Account for a quantum of a batch that is to go on, and put it back."""
         with self._lock:
             self._account(quantum, seconds)
+            self._learn_rate(quantum, quantum.drop_done())
             broken = self._broken
             if broken is None:
                 self._queues[quantum.kind].suspended.append(quantum)
@@ -248,6 +247,14 @@ class Scheduler:
         queue.running = None
         queue.used += seconds / queue.share
         quantum.seconds += seconds
+
+    def _learn_rate(self, quantum: Quantum, left: int) -> None:
+        if left == 0:
+            return
+        per_item = (quantum.seconds - quantum.measured_seconds) / left
+        quantum.measured_seconds = quantum.seconds
+        weight = RATE_SMOOTHING if self._seconds_per_item > 0 else 1.0
+        self._seconds_per_item += weight * (per_item - self._seconds_per_item)
 
     def _take_quantum(self) -> Quantum | None:
         while (kind := self._next_kind()) is not None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from mplug.decoder_facts import DecoderFacts
 from mplug.text.tokenizer import Tokenizer
+from mplug_services.text_work import Mode
+from mplug_services.writer_facts import WriterFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +17,7 @@ class ServedModel:
     name: str
     """The folder's name, or open_clip's."""
     task: str = "retrieval"
-    """`retrieval`, `rerank`, `caption` or `vqa`."""
+    """`retrieval`, `rerank`, `caption`, `vqa`, `text-generation`, `text-classification` or `fill-mask`."""
     fingerprint: str
     """sha256, in hex, of the tensors, tokenizer and preprocessing that make its answers."""
     vision_fingerprint: str = ""
@@ -28,10 +30,14 @@ class ServedModel:
     """As `float32`."""
     num_parameters: int
     licence: str
-    image_size: int
-    """Side R of the square that pictures become, in pixels."""
+    image_size: int = 0
+    """Side R of the square that pictures become, in pixels; 0 where it sees none."""
     tokenizer: Tokenizer
     decoder: DecoderFacts | None = None
-    """Of models that make texts."""
+    """Of models that make texts of pictures."""
+    writer: WriterFacts | None = None
+    """Of models that make texts of texts."""
+    modes: tuple[type[Mode], ...] = ()
+    """Ways in which it judges texts."""
     explained_layers: int = 0
     """Layers whose look at the picture can be explained; 0: none of it can."""

@@ -292,6 +292,8 @@ def make_scheduler(config: ServeConfig) -> Scheduler:
         WorkKind.ENCODE: config.max_batch_pixels,
         WorkKind.RERANK: MAX_BATCH_VISUAL_TOKENS,
         WorkKind.EXPLAIN: EXPLAIN_BUDGET,
+        WorkKind.GENERATE: config.max_live_tokens,
+        WorkKind.JUDGE: config.max_batch_tokens,
     }
     return Scheduler(config.queue_size, budgets)
 

@@ -13,8 +13,10 @@ from mplug_services.embedder import Embedder
 from mplug_services.engine_seam import AddedModels, Engine, WorkQueue
 from mplug_services.errors import not_found
 from mplug_services.generator import Generator
+from mplug_services.judge import Judge
 from mplug_services.reranker import Reranker
 from mplug_services.served_model import ServedModel
+from mplug_services.writer import Writer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +29,9 @@ class Users:
     captioner: Generator | None = None
     answerer: Generator | None = None
     reranker: Reranker | None = None
+    writer: Writer | None = None
+    classifier: Judge | None = None
+    filler: Judge | None = None
 
 
 MakeUsers = Callable[[Mapping[str, ServedModel], WorkQueue], Users]

@@ -36,6 +36,10 @@ class WorkKind(StrEnum):
     """Texts with pictures' tokens to probabilities of a match."""
     EXPLAIN = "explain"
     """What texts and decisions looked at."""
+    GENERATE = "generate"
+    """Texts to what a model writes of them."""
+    JUDGE = "judge"
+    """Texts to labels, spans and missing words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,6 +67,11 @@ class WorkItem:
     def batch_key(self) -> Hashable:
         """Items of one kind and model run together where these are equal; None: with all that have None."""
         return None
+
+    @property
+    def joins(self) -> bool:
+        """Whether it may join a batch of its group that has begun, between two quanta; its runner must know how."""
+        return False
 
     @property
     def group(self) -> Hashable:
@@ -115,9 +124,9 @@ class WorkResult:
     queue_seconds: float
     """From its submission to the start of its first quantum."""
     forward_seconds: float
-    """How long the quanta of its batch took, to its settlement."""
+    """How long the quanta of its batch took, from its own first one to its settlement."""
     quantum: int
-    """Number of the first quantum of its batch, whose items share `forward_seconds`."""
+    """Number of the first quantum of its batch, whose items ran at the same time."""
 
     @property
     def vector(self) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import captioning, embedding, index, reranking, resolution
+from benchmarks import attention, captioning, embedding, index, reranking, resolution, texts
 from benchmarks.page import replace_section
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -14,6 +14,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "captioning": captioning.measure,
     "reranking": reranking.measure,
     "resolution": resolution.measure,
+    "cross-attention": attention.measure,
+    "texts": texts.measure,
 }
 
 

@@ -18,8 +18,9 @@ import mplug
 from golden.mplug_cases import read_case
 from mplug.errors import ConfigError, ImageError, MplugError
 from mplug.images import decode_image
-from mplug.pipelines import image_bytes, is_address
+from mplug.pipelines import image_bytes
 from mplug.preprocess import to_pixels
+from mplug.remote_models import is_address
 from mplug_services.cli import main
 from mplug_services.cli.server_process import ServerProcess
 

@@ -150,6 +150,30 @@ def test_prompts_of_unequal_length(mask: str, model: CocaModel) -> None:
         lengths = lengths + 1
 
 
+@pytest.mark.parametrize("mask", ["legacy", "correct"])
+@torch.inference_mode()
+def test_texts_that_come_later_hide_what_they_hid_alone(mask: str, model: CocaModel) -> None:
+    decoder = model.text_decoder
+    decoder.text.correct_cls_mask = mask == "correct"
+    lengths = torch.tensor([4, 6, 2, 5])  # the first and the third end with the token that is padding, too
+    some, rest = torch.tensor([0, 1]), torch.tensor([2, 3])
+    state, other = (model.start_decoding(GOLDEN.pixels[rows]) for rows in (some, rest))
+    decoder.step(GOLDEN.ids[some, :6], state, lengths_S=lengths[some])
+    decoder.step(GOLDEN.ids[some, lengths[some]][:, None], state)
+    decoder.step(GOLDEN.ids[rest, :5], other, lengths_S=lengths[rest])
+    lengths[some] += 1
+    state.join(other)
+    rows = torch.arange(4)
+    for _ in range(3):
+        logits_SV = decoder.step(GOLDEN.ids[rows, lengths][:, None], state)
+        assert_close(logits_SV, GOLDEN.logits[mask][rows, lengths])
+        lengths = lengths + 1
+    state.keep_images(torch.tensor([2, 3]))
+    rows, lengths = rest, lengths[rest]
+    logits_SV = decoder.step(GOLDEN.ids[rows, lengths][:, None], state)
+    assert_close(logits_SV, GOLDEN.logits[mask][rows, lengths])
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -21,20 +21,30 @@ def test_exported_names() -> None:
         "ImageEncoderConfig",
         "ImageError",
         "ImageLimits",
+        "MaskFiller",
         "MplugConfig",
         "MplugError",
         "PreprocessConfig",
+        "Question",
+        "QuestionAnswerer",
         "RerankModel",
         "RetrievalModel",
+        "TextClassifier",
         "TextDecoderConfig",
         "TextEncoderConfig",
+        "TextGenerator",
+        "TokenClassifier",
         "VqaModel",
+        "ZeroShotClassifier",
         "__version__",
         "decode_image",
+        "few_shot",
         "freeze",
         "load",
         "pipeline",
+        "prompt",
         "to_pixels",
+        "write",
     ]
     for name in mplug.__all__:
         assert getattr(mplug, name) is not None
@@ -54,11 +64,20 @@ def test_unknown_names() -> None:
         "import mplug.text.tokenizer",
         "import mplug.config",
         "import mplug.decoder_facts",
-        "import mplug; mplug.pipeline",
+        "import mplug; mplug.pipeline; mplug.prompt; mplug.few_shot; mplug.Question; mplug.TextClassifier",
+        "import mplug.text_pipelines, mplug.text_inputs, mplug.text_tasks, mplug.remote_models",
     ],
 )
 def test_no_torch(statement: str) -> None:
     code = f"{statement}\nimport sys\nassert not {{'torch', 'timm', 'open_clip'}} & set(sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_pipelines_at_addresses_need_no_tokenizers() -> None:
+    code = "import mplug.text_pipelines\nimport sys\nassert not {'torch', 'tokenizers'} & set(sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
     )

@@ -10,6 +10,7 @@ import pytest
 from mplug_services.config import (
     IMAGE_SIZE_SETTINGS,
     MODEL_SETTINGS,
+    TEXT_TASKS,
     ConfigurationError,
     ModelSource,
     ServeConfig,
@@ -27,7 +28,7 @@ def test_defaults() -> None:
     config = load_config(environment={})
     assert config == ServeConfig()
     assert (config.host, config.port) == ("127.0.0.1", 50051)
-    assert config.sources == dict.fromkeys(MODEL_SETTINGS, ModelSource("mplug-mini"))
+    assert config.sources == dict.fromkeys(IMAGE_SIZE_SETTINGS, ModelSource("mplug-mini"))
     assert config.needs_model
     assert config.needs_index
 
@@ -62,7 +63,7 @@ def test_a_task_s_model_has_a_place_and_perhaps_a_size(tmp_path: Path) -> None:
         "rerank": ModelSource("captions", None),
         "vqa": ModelSource("mplug-mini", 480),
     }
-    assert list(IMAGE_SIZE_SETTINGS) == list(MODEL_SETTINGS)
+    assert [*IMAGE_SIZE_SETTINGS, *TEXT_TASKS] == list(MODEL_SETTINGS)
 
 
 def test_naming_one_model_changes_no_other() -> None:
@@ -89,6 +90,15 @@ def test_a_model_that_is_named_empty_is_left_out(tmp_path: Path) -> None:
 )
 def test_only_the_models_of_selected_services_are_loaded(services: str, tasks: set[str]) -> None:
     assert set(load_config({"services": services}, environment={}).sources) == tasks
+
+
+def test_models_of_texts_are_those_that_are_given() -> None:
+    environment = {"MPLUG_TEXT_MODEL": "poems", "MPLUG_CLASSIFY_MODEL": "nli", "MPLUG_IMAGE_SIZE": "256"}
+    config = load_config({"services": "text"}, environment=environment)
+    assert config.sources == {
+        "text-generation": ModelSource("poems"),
+        "text-classification": ModelSource("nli"),
+    }
 
 
 def test_variables_of_clients_are_not_settings() -> None:

@@ -1,4 +1,4 @@
-"""Any sequence of submissions, cancellations and quanta, whole or suspended, keeps the scheduler's promises."""
+"""Any sequence of submissions, cancellations and quanta, whole, suspended or joined, keeps the scheduler's promises."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from mplug_services.work import (
 T = TypeVar("T")
 
 CAPACITY = 12
-BUDGETS = {WorkKind.TEXT: 30, WorkKind.CAPTION: 40, WorkKind.ANSWER: 20}
+BUDGETS = {WorkKind.TEXT: 30, WorkKind.CAPTION: 40, WorkKind.GENERATE: 60}
+JOINABLE = WorkKind.GENERATE
 MAX_LEAD = 0.5
 LONGEST_QUANTUM = 1.0
 
@@ -51,6 +52,10 @@ class Item(WorkItem):
     @property
     def batch_key(self) -> Hashable:
         return self.key
+
+    @property
+    def joins(self) -> bool:
+        return self.of_kind is JOINABLE
 
 
 items = st.builds(
@@ -148,19 +153,35 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not self.suspended
             return
         entries = self.suspended.pop(quantum, None)
-        if entries is None:
-            entries = self.take_new(quantum)
-        else:
-            first = min((each.order for each in self.of_kind(quantum.kind)), default=None)
-            assert first is None or wanted_by(entries) <= first[0], "what waits is more urgent"
+        entries = self.take_new(quantum) if entries is None else self.take_up(quantum, entries)
         others = [wanted_by(each) for of, each in self.suspended.items() if of.kind is quantum.kind]
         assert all(wanted_by(entries) <= other for other in others), "a suspended batch is more urgent"
+        costs = [each.item.cost for each in entries if each.alive]
+        assert len(costs) < 2 or len(costs) * max(costs) <= BUDGETS[quantum.kind], "beyond the budget"
         self.running = quantum, entries
 
     def take_new(self, quantum: Quantum) -> list[Admitted]:
         """The first of its kind, and those behind it that fit: none twice, none that nobody waits for."""
-        expected = expected_batch(self.of_kind(quantum.kind), BUDGETS[quantum.kind])
-        assert [entry.item for entry in quantum.entries] == [each.item for each in expected]
+        rows = self.of_kind(quantum.kind)
+        expected = expected_batch(rows, BUDGETS[quantum.kind])
+        for kind, begun in ((of.kind, of_batch) for of, of_batch in self.suspended.items()):
+            if kind is quantum.kind is JOINABLE and wanted_by(begun) > -np.inf:
+                assert rows[0] not in expected_batch(rows, BUDGETS[kind], begun), (
+                    "it could have joined a batch"
+                )
+        return self.begin_with(quantum, expected)
+
+    def take_up(self, quantum: Quantum, entries: list[Admitted]) -> list[Admitted]:
+        """A suspended batch, and those that join it, in order and as far as they fit."""
+        rows = self.of_kind(quantum.kind)
+        joinable = quantum.kind is JOINABLE and wanted_by(entries) > -np.inf
+        joining = expected_batch(rows, BUDGETS[quantum.kind], entries) if joinable else []
+        if rows and wanted_by(entries) > rows[0].wanted:
+            assert joining[:1] == rows[:1], "what waits is more urgent"
+        return entries + self.begin_with(quantum, joining)
+
+    def begin_with(self, quantum: Quantum, expected: list[Admitted]) -> list[Admitted]:
+        assert [entry.item for entry in quantum.take_newcomers()] == [each.item for each in expected]
         assert all(each.future.running() for each in expected)
         self.waiting = [each for each in self.waiting if each not in expected]
         return expected
@@ -282,15 +303,19 @@ def wanted_by(entries: Sequence[Admitted]) -> float:
     return min((each.wanted for each in entries if each.alive), default=-np.inf)
 
 
-def expected_batch(rows: Sequence[Admitted], budget: int) -> list[Admitted]:
-    """By the letter: of the first one's batch key, in order, until the next would be one too many."""
-    same = [each for each in rows if each.item.key == rows[0].item.key]
-    fits = [
-        number
-        for number in range(1, len(same) + 1)
-        if number == 1 or number * max(each.item.cost for each in same[:number]) <= budget
-    ]
-    return same[: max(number for number in fits if fits[:number] == list(range(1, number + 1)))]
+def expected_batch(rows: Sequence[Admitted], budget: int, begun: Sequence[Admitted] = ()) -> list[Admitted]:
+    """By the letter: of one batch key, in order, until the next would be one too many for those that have begun."""
+    alive = [each for each in begun if each.alive]
+    key = (alive or rows)[0].item.key if alive or rows else None
+    taken: list[Admitted] = []
+    for each in rows:
+        if each.item.key != key:
+            continue
+        batch = [*alive, *taken, each]
+        if len(batch) > 1 and len(batch) * max(one.item.cost for one in batch) > budget:
+            break
+        taken.append(each)
+    return taken
 
 
 TestScheduler = SchedulerMachine.TestCase

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
-from mplug.checkpoints.quantize import quantize, widen
+from mplug.checkpoints import safe_files
 from mplug.checkpoints.report import load_strictly
+from mplug.checkpoints.safe_files import read_stored, write_tensors
 from mplug.config import MplugConfig
 from mplug.errors import CheckpointError, ConfigError
 from mplug.task_model import TaskModel
 from mplug.text.tokenizer import WordPieceTokenizer
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE = safe_files.WEIGHTS_FILE
 VOCAB_FILE = "vocab.txt"
 
 WORDS = "text_encoder.embeddings.word.weight"
@@ -50,9 +49,7 @@ def save(model: TaskModel, folder: Path, *, storage: Literal["float32", "int8"] 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     tensors = _share_words(tensors, model)
-    if storage == "int8":
-        tensors = quantize(tensors)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_tensors(tensors, folder / WEIGHTS_FILE, int8=storage == "int8")
     config = dataclasses.replace(
         model.config,
         fusion_encoder=model.config.fusion_encoder if hasattr(model, "fusion_encoder") else None,
@@ -78,13 +75,13 @@ def load(folder: Path, kind: type[M], *, shapes_only: bool = False) -> M:
     tokenizer = WordPieceTokenizer.from_file(
         folder / VOCAB_FILE, max_length=config.max_text_tokens, lower_case=config.lower_case
     )
-    stored = _read_tensors(folder / WEIGHTS_FILE, shapes_only)
+    stored = read_stored(folder / WEIGHTS_FILE, shapes_only=shapes_only)
     try:
         with torch.device("meta" if shapes_only else "cpu"):
             model = kind(config, tokenizer)
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
-    tensors = _unshare_words(widen(stored), model)
+    tensors = _unshare_words(stored, model)
     unused = tuple(
         key for key in tensors if key.startswith(OTHER_PARTS) and not hasattr(model, key.split(".")[0])
     )
@@ -126,22 +123,3 @@ def read_config(path: Path) -> MplugConfig:
         return MplugConfig.from_dict(values)
     except (json.JSONDecodeError, UnicodeDecodeError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-
-
-def _read_tensors(path: Path, shapes_only: bool) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path.name} is missing in {path.parent}; it holds the weights")
-    try:
-        return _read_shapes(path) if shapes_only else load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def _read_shapes(path: Path) -> dict[str, torch.Tensor]:
-    with safe_open(path, framework="pt") as file:
-        return {key: _meta_tensor(file.get_slice(key)) for key in file.keys()}  # noqa: SIM118 - not a mapping
-
-
-def _meta_tensor(stored: Any) -> torch.Tensor:
-    kind = torch.int8 if stored.get_dtype() == "I8" else torch.float32
-    return torch.empty(stored.get_shape(), dtype=kind, device="meta")

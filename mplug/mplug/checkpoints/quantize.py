@@ -15,20 +15,21 @@ from torch import Tensor
 SCALE_SUFFIX = ".scale"
 
 
-def quantize_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(tensor: Tensor, scale_type: torch.dtype = torch.float16) -> tuple[Tensor, Tensor]:
     """Round each row to 255 levels.
 
     Args:
         tensor: float, two or more dimensions.
+        scale_type: float16 or bfloat16.
 
     Returns:
-        int8 of the same shape, and float16 (rows,); the largest error of a row is half its scale.
+        int8 of the same shape, and the scales (rows,); the largest error of a row is half its scale.
     """
     rows = tensor.detach().to(torch.float32).flatten(1)
     largest = rows.abs().amax(dim=1) if rows.shape[1] else rows.new_zeros(len(rows))
     # float16 ends at 65504 and is coarse below 6e-5: round the scale first, then divide by what will be read.
-    scale = (largest / 127).clamp(max=torch.finfo(torch.float16).max).to(torch.float16)
-    scale = torch.where((scale == 0) & (largest > 0), torch.finfo(torch.float16).smallest_normal, scale)
+    scale = (largest / 127).clamp(max=torch.finfo(scale_type).max).to(scale_type)
+    scale = torch.where((scale == 0) & (largest > 0), torch.finfo(scale_type).smallest_normal, scale)
     divisor = torch.where(scale == 0, torch.ones_like(scale), scale).to(torch.float32)
     levels = (rows / divisor[:, None]).round().clamp(-127, 127).to(torch.int8)
     return levels.reshape(tensor.shape), scale

@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mplug.checkpoints.files import read_tensors
+from mplug.checkpoints.safe_files import read_stored
 from mplug.errors import CheckpointError, MplugError
 
 RANK_FILE = "mp_rank_{:02d}_model_states.pt"
@@ -84,10 +85,7 @@ class Shards:
         Raises:
             CheckpointError: a file is missing or broken, or two hold tensors of different names.
         """
-        shapes = tuple(
-            {name: tensor.to("meta") for name, tensor in read_tensors(path, mapped=True).items()}
-            for path in paths
-        )
+        shapes = tuple(map(_shapes, paths))
         for path, held in zip(paths, shapes, strict=True):
             odd = sorted(held.keys() ^ shapes[0].keys())
             if odd:
@@ -97,19 +95,23 @@ class Shards:
                 )
         return cls(tuple(paths), shapes)
 
-    def read(self, names: Sequence[str]) -> Iterator[tuple[str, list[Tensor]]]:
+    def read(self, names: Sequence[str], *, room: int | None = None) -> Iterator[tuple[str, list[Tensor]]]:
         """Each tensor's parts, in the order of the files, largest tensor first.
 
         They are to be copied: what is given lies in a mapped file that goes with the portion.
+
+        Args:
+            names: which tensors.
+            room: bytes of a portion; None = a share of all bytes (`PORTIONS`).
         """
-        for portion in self._portions(names):
-            held = [read_tensors(path, mapped=True) for path in self.paths]
+        for portion in self._portions(names, room):
+            held = [_numbers(path, portion) for path in self.paths]
             for name in portion:
                 yield name, [tensors.pop(name) for tensors in held]
 
-    def _portions(self, names: Sequence[str]) -> Iterator[list[str]]:
+    def _portions(self, names: Sequence[str], room: int | None) -> Iterator[list[str]]:
         sizes = {name: sum(held[name].nbytes for held in self.shapes) for name in names}
-        room = sum(sizes.values()) // PORTIONS
+        room = sum(sizes.values()) // PORTIONS if room is None else room
         portion: list[str] = []
         filled = 0
         for name in sorted(names, key=lambda name: sizes[name], reverse=True):
@@ -120,3 +122,13 @@ class Shards:
             filled += sizes[name]
         if portion:
             yield portion
+
+
+def _shapes(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_stored(path, shapes_only=True)
+    return {name: tensor.to("meta") for name, tensor in read_tensors(path, mapped=True).items()}
+
+
+def _numbers(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    return read_stored(path, names) if path.suffix == ".safetensors" else read_tensors(path, mapped=True)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mplug.checkpoints.report import LoadReport, load_strictly
-from mplug.checkpoints.shards import Shards
+from mplug.checkpoints.shards import PORTIONS, Shards
 from mplug.errors import CheckpointError
+from mplug.quantization import QUANTIZED, lay_out
+from mplug.quantized_linear import COMPUTED, Matrix, Quantized
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Source:
         Args:
             parts: what each rank has.
             device: where ours are to be; None = where the parts are.
-            dtype: what they are to be; None = what the parts are.
+            dtype: what they are to be; None = what the parts are. With neither, one part is given as it is, uncopied.
         """
         used = parts[:1] if self.split is None else parts
         if used[0].dim() <= (self.split or 0):
@@ -64,7 +66,12 @@ class Source:
 def joined(
     pieces: Sequence[Tensor], dim: int, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> Tensor:
-    """Concatenate and convert, with nothing in memory between; None = as the first piece is."""
+    """Concatenate and convert, with nothing in memory between; None = as the first piece is.
+
+    A single piece that is to stay as it is is given back.
+    """
+    if len(pieces) == 1 and device is None and dtype is None:
+        return pieces[0]
     lengths = [piece.shape[dim] for piece in pieces]
     shape = [*pieces[0].shape[:dim], sum(lengths), *pieces[0].shape[dim + 1 :]]
     whole = torch.empty(shape, dtype=dtype or pieces[0].dtype, device=device or pieces[0].device)
@@ -99,7 +106,7 @@ def fill(
         is_unused: whether there is a reason for a bare name that is no source's.
         bare: a name in the files to one of `sources`.
         device: of the parameters.
-        dtype: of the parameters.
+        dtype: of the parameters; int8 and int4 are what `mplug.quantization` makes, each matrix as soon as it is read.
 
     Raises:
         CheckpointError: a parameter is missing or has another shape, or ranks have parts of different shapes.
@@ -125,10 +132,31 @@ def fill(
     )
     if torch.device(device).type == "meta":
         return report
-    for key, parts in shards.read(list(known)):
-        for name, tensor in known[key].take(parts, device, dtype).items():
+    room = None
+    if dtype in QUANTIZED:
+        lay_out(model, dtype, device)
+        room = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) // PORTIONS
+    for key, parts in shards.read(list(known), room=room):
+        source = known[key]
+        if dtype in QUANTIZED and _is_quantized(model, source.ours[0]):
+            for name, tensor in source.take(parts).items():
+                _matrix(model, name).take(tensor.to(device))
+            continue
+        kept = COMPUTED if dtype in QUANTIZED else dtype
+        for name, tensor in source.take(parts, device, kept).items():
             _set(model, names[name], nn.Parameter(tensor))
     return report
+
+
+def _is_quantized(model: nn.Module, name: str) -> bool:
+    owner, _, leaf = name.rpartition(".")
+    return leaf == "weight" and isinstance(model.get_submodule(owner), Quantized)
+
+
+def _matrix(model: nn.Module, name: str) -> Matrix:
+    layer = model.get_submodule(name.removesuffix(".weight"))
+    assert isinstance(layer, Quantized)
+    return layer.matrix
 
 
 def _names(model: nn.Module) -> dict[str, list[str]]:

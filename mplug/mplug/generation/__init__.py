@@ -4,6 +4,7 @@ from mplug.generation.config import GenerationConfig, Method, Rules
 from mplug.generation.decoder import DecodingState, ScoringDecoder, StepDecoder
 from mplug.generation.engine import decode_steps, generate, stream
 from mplug.generation.events import Event, Finished, Hypothesis, Token
+from mplug.generation.live import LiveBatch, LiveRequest
 from mplug.generation.ranking import RankedAnswer, rank_answers
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "Finished",
     "GenerationConfig",
     "Hypothesis",
+    "LiveBatch",
+    "LiveRequest",
     "Method",
     "RankedAnswer",
     "Rules",

@@ -27,6 +27,7 @@ and log_softmax gives us a number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -35,11 +36,8 @@ from torch import Tensor
 
 from mplug.generation.config import GenerationConfig
 from mplug.generation.constraints import constrained_log_probs
-from mplug.generation.events import Event, Finished, Hypothesis, Token
-from mplug.generation.search import Move, broken, is_broken, settled
-
-Choice = tuple[int, int, float]
-"""A beam's new token, the beam it goes on from, and its score."""
+from mplug.generation.events import Event, Finished, Hypothesis
+from mplug.generation.search import Beam, Choice, Move, is_broken, read_choices, settled, tokens
 
 
 @dataclass(slots=True)
@@ -47,36 +45,39 @@ class _Item:
     """One item's beams."""
 
     number: int
-    beams: list[list[int]]
+    beams: list[Beam]
     streamed: int
     """Tokens of the best text, prompt included, that have been yielded."""
     hypotheses: list[Hypothesis] = field(default_factory=list)
 
-    def grow(self, choices: list[Choice], eos_id: int, *, last: bool) -> bool:
+    @property
+    def generated(self) -> int:
+        """Tokens of each beam that are not of the prompt."""
+        return len(self.beams[0].log_probs)
+
+    def grow(self, choices: Sequence[Choice], eos_id: int, max_length: int) -> bool:
         """Take the new beams, best first; returns whether the item ends."""
         if is_broken(choices):
-            self.hypotheses = [broken(self.beams[beam]) for _, beam, _ in choices]
+            self.hypotheses = [self.beams[choice.beam].scored(math.nan) for choice in choices]
             return True
-        self.beams = [[*self.beams[beam], token] for token, beam, _ in choices]
-        ends = last or choices[0][0] == eos_id
+        self.beams = [self.beams[choice.beam].extended(choice) for choice in choices]
+        ends = self.generated == max_length or choices[0].token == eos_id
         self.hypotheses += [
-            Hypothesis(tuple(text), score)
-            for text, (token, _, score) in zip(self.beams, choices, strict=True)
-            if ends or token == eos_id
+            beam.scored(choice.value)
+            for beam, choice in zip(self.beams, choices, strict=True)
+            if ends or choice.token == eos_id
         ]
         return ends
 
     def finish(self, config: GenerationConfig) -> list[Event]:
         best = sorted(self.hypotheses, key=lambda one: one.score, reverse=True)
-        tokens: list[Event] = [Token(self.number, token) for token in best[0].ids[self.streamed :]]
-        return [*tokens, Finished(self.number, tuple(best[: config.num_results]))]
+        rest = tokens(self.number, best[0], self.streamed, len(best[0].ids))
+        return [*rest, Finished(self.number, tuple(best[: config.num_results]))]
 
     def certain(self) -> list[Event]:
         """Tokens that all live beams and stored hypotheses share, and so the best text has."""
-        unsure = [*self.beams, *(one.ids for one in self.hypotheses)]
-        shared = settled(unsure, self.streamed)
-        self.streamed += len(shared)
-        return [Token(self.number, token) for token in shared]
+        start, self.streamed = self.streamed, settled([*self.beams, *self.hypotheses], self.streamed)
+        return tokens(self.number, self.beams[0], start, self.streamed)
 
 
 class BeamSearch:
@@ -95,21 +96,18 @@ class BeamSearch:
         self._config = config
         self._eos_id = eos_id
         self._items = [
-            _Item(number, [list(prompt)], streamed=len(prompt))
+            _Item(number, [Beam(tuple(prompt))], streamed=len(prompt))
             for number, prompt in zip(items, prompts, strict=True)
         ]
         self._sums_Br: Tensor | None = None
-        self._generated = 0
 
     def advance(self, logits_SV: Tensor) -> Move:
         """Extend every item's beams by one token; see `Search`."""
         chosen = self._choose(logits_SV)
-        self._generated += 1
-        last = self._generated == self._config.max_length
         events: list[Event] = []
         kept: list[int] = []
         for place, (item, choices) in enumerate(zip(self._items, chosen, strict=True)):
-            if item.grow(choices, self._eos_id, last=last):
+            if item.grow(choices, self._eos_id, self._config.max_length):
                 events += item.finish(self._config)
             else:
                 events += item.certain()
@@ -118,7 +116,10 @@ class BeamSearch:
             self.keep(kept)
         going_on = [choice for place in kept for choice in chosen[place]]
         return Move(
-            events, kept, rows=[beam for _, beam, _ in going_on], ids=[token for token, *_ in going_on]
+            events,
+            kept,
+            rows=[choice.beam for choice in going_on],
+            ids=[choice.token for choice in going_on],
         )
 
     def keep(self, places: Sequence[int]) -> None:
@@ -129,23 +130,26 @@ class BeamSearch:
                 torch.tensor(list(places), dtype=torch.int64, device=self._sums_Br.device)
             ]
 
+    def join(self, other: BeamSearch) -> None:
+        """Take over another search's items; see `JoinableSearch`."""
+        sums = [search._sums_Br for search in (self, other) if search._sums_Br is not None]
+        assert len(sums) == 2, "both have advanced"
+        self._items += other._items
+        self._sums_Br = torch.cat(sums)
+
     def _choose(self, logits_SV: Tensor) -> list[list[Choice]]:
-        beam_size, num_items = self._config.beam_size, len(self._items)
-        texts = [beam for item in self._items for beam in item.beams]
-        log_probs_SV = constrained_log_probs(logits_SV, texts, self._generated, self._config, self._eos_id)
+        config, items = self._config, self._items
+        texts = [beam.ids for item in items for beam in item.beams]
+        generated = [item.generated for item in items for _ in item.beams]
+        log_probs_SV = constrained_log_probs(logits_SV, texts, generated, config, self._eos_id)
         # The best of all are among each beam's best.
-        sums_Bru, tokens_Bru = (t.view(num_items, -1, beam_size) for t in log_probs_SV.topk(beam_size))
-        if self._sums_Br is not None:
-            sums_Bru = sums_Bru + self._sums_Br[:, :, None]
-        penalty = self._config.penalty(self._generated + 1)
-        scores_Br, places_Br = (sums_Bru / penalty).flatten(1).topk(beam_size)
-        self._sums_Br = scores_Br * penalty
+        log_probs_Bru, tokens_Bru = (
+            t.view(len(items), -1, config.beam_size) for t in log_probs_SV.topk(config.beam_size)
+        )
+        sums_Bru = log_probs_Bru if self._sums_Br is None else log_probs_Bru + self._sums_Br[:, :, None]
+        penalties_B1 = sums_Bru.new_tensor([[config.penalty(item.generated + 1)] for item in items])
+        scores_Br, places_Br = (sums_Bru.flatten(1) / penalties_B1).topk(config.beam_size)
+        self._sums_Br = scores_Br * penalties_B1
         tokens_Br = tokens_Bru.flatten(1).gather(1, places_Br)
-        beams_Br = places_Br // beam_size
-        # One transfer: ids and float32 scores are exact in float64.
-        return [
-            [(int(token), int(beam), score) for token, beam, score in zip(*item, strict=True)]
-            for item in torch.stack(
-                [tokens_Br.double(), beams_Br.double(), scores_Br.double()], dim=1
-            ).tolist()
-        ]
+        log_probs_Br = log_probs_Bru.flatten(1).gather(1, places_Br)
+        return read_choices(tokens_Br, places_Br // config.beam_size, scores_Br, log_probs_Br)

@@ -8,19 +8,17 @@ score is, and when an item ends, is up to whose search it is.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
-import torch
 from torch import Tensor
 
 from mplug.generation.config import GenerationConfig
-from mplug.generation.events import Event, Finished, Hypothesis, Token
-from mplug.generation.search import Move, broken, is_broken, settled
-
-Candidate = tuple[int, int, float]
-"""A token, the beam that it would continue, and the sum with it."""
+from mplug.generation.events import Event, Finished, Hypothesis
+from mplug.generation.search import Beam, Choice, Move, is_broken, read_choices, settled, tokens
 
 
 @dataclass(slots=True)
@@ -28,7 +26,7 @@ class Item:
     """One item's beams."""
 
     number: int
-    beams: list[list[int]]
+    beams: list[Beam]
     streamed: int
     """Tokens of the best text, prompt included, that have been yielded."""
     sums: list[float] = field(default_factory=lambda: [0.0])
@@ -36,11 +34,21 @@ class Item:
     """Of each beam: which one of the step before it goes on from."""
     stored: list[Hypothesis] = field(default_factory=list)
 
-    def take(self, candidates: Sequence[Candidate]) -> None:
+    @property
+    def length(self) -> int:
+        """Tokens of each beam, the prompt's included."""
+        return len(self.beams[0].ids)
+
+    @property
+    def generated(self) -> int:
+        """Those that are not of the prompt."""
+        return len(self.beams[0].log_probs)
+
+    def take(self, candidates: Sequence[Choice]) -> None:
         """Let these be the beams."""
-        self.beams = [[*self.beams[beam], token] for token, beam, _ in candidates]
-        self.rows = [beam for _, beam, _ in candidates]
-        self.sums = [total for *_, total in candidates]
+        self.beams = [self.beams[one.beam].extended(one) for one in candidates]
+        self.rows = [one.beam for one in candidates]
+        self.sums = [one.value for one in candidates]
 
     def store(self, one: Hypothesis, most: int) -> None:
         """Keep a hypothesis, if it is among the best."""
@@ -54,9 +62,8 @@ class Item:
 
     def certain(self) -> list[Event]:
         """Tokens that all live beams and stored hypotheses share, and so the best text has."""
-        shared = settled([*self.beams, *(one.ids for one in self.stored)], self.streamed)
-        self.streamed += len(shared)
-        return [Token(self.number, token) for token in shared]
+        start, self.streamed = self.streamed, settled([*self.beams, *self.stored], self.streamed)
+        return tokens(self.number, self.beams[0], start, self.streamed)
 
 
 class CandidateBeamSearch(ABC):
@@ -75,22 +82,19 @@ class CandidateBeamSearch(ABC):
         self._config = config
         self._eos_id = eos_id
         self._items = [
-            Item(number, [list(prompt)], streamed=len(prompt))
+            Item(number, [Beam(tuple(prompt))], streamed=len(prompt))
             for number, prompt in zip(items, prompts, strict=True)
         ]
-        self._generated = 0
 
     def advance(self, logits_SV: Tensor) -> Move:
         """Extend every item's beams by one token; see `Search`."""
         candidates = self._candidates(logits_SV)
-        self._generated += 1
-        last = self._generated == self._config.max_length
         events: list[Event] = []
         kept: list[int] = []
         for place, item in enumerate(self._items):
             if self._grow(item, candidates[place]):
                 events += self._finish(item)
-            elif last:
+            elif item.generated == self._config.max_length:
                 self._store_beams(item)
                 events += self._finish(item)
             else:
@@ -101,72 +105,69 @@ class CandidateBeamSearch(ABC):
             events,
             kept,
             rows=[row for item in self._items for row in item.rows],
-            ids=[beam[-1] for item in self._items for beam in item.beams],
+            ids=[beam.ids[-1] for item in self._items for beam in item.beams],
         )
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with these items alone; see `Search`."""
         self._items = [self._items[place] for place in places]
 
-    @abstractmethod
-    def _values(self, logits_SV: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        """What a token adds to the sum of a text, float32 (S, V); for `self._generated` tokens so far."""
+    def join(self, other: Self) -> None:
+        """Take over another search's items; see `JoinableSearch`."""
+        self._items += other._items
 
     @abstractmethod
-    def _score(self, total: float, length: int) -> float:
-        """Of a hypothesis with this sum, `length` tokens long, the prompt and the end counted.
-
-        `self._generated` counts its newest token.
-        """
+    def _values(self, logits_SV: Tensor, texts: Sequence[Sequence[int]], generated: Sequence[int]) -> Tensor:
+        """What a token adds to the sum of a text, float32 (S, V); arguments as of `constrained_log_probs`."""
 
     @abstractmethod
-    def _attainable(self, total: float, length: int) -> float:
+    def _score(self, total: float, length: int, generated: int) -> float:
+        """Of a hypothesis with this sum, `length` tokens long; in either number the end is counted."""
+
+    @abstractmethod
+    def _attainable(self, total: float, length: int, generated: int) -> float:
         """The score that a hypothesis has to reach, for an item to end, where the best candidate has this sum."""
 
     @abstractmethod
     def _ranked(self, stored: Sequence[Hypothesis]) -> list[Hypothesis]:
         """Best first."""
 
-    def _grow(self, item: Item, candidates: list[Candidate]) -> bool:
+    def _grow(self, item: Item, candidates: Sequence[Choice]) -> bool:
         """Take the new beams from candidates, best first; returns whether the item ends."""
         most = self._config.beam_size
         if is_broken(candidates):
-            item.stored = [broken(item.beams[beam]) for _, beam, _ in candidates[:most]]
+            item.stored = [item.beams[one.beam].scored(math.nan) for one in candidates[:most]]
             return True
-        length = len(item.beams[0]) + 1
-        for token, beam, total in candidates[:most]:
-            if token == self._eos_id:
-                item.store(Hypothesis((*item.beams[beam], token), self._score(total, length)), most)
-        item.take([candidate for candidate in candidates if candidate[0] != self._eos_id][:most])
+        length, generated = item.length + 1, item.generated + 1
+        for one in candidates[:most]:
+            if one.token == self._eos_id:
+                ended = item.beams[one.beam].extended(one)
+                item.store(ended.scored(self._score(one.value, length, generated)), most)
+        item.take([one for one in candidates if one.token != self._eos_id][:most])
         if len(item.stored) < most:
             return False
-        return min(one.score for one in item.stored) >= self._attainable(candidates[0][2], length)
+        attainable = self._attainable(candidates[0].value, length, generated)
+        return min(one.score for one in item.stored) >= attainable
 
     def _store_beams(self, item: Item) -> None:
         """Let the live beams be hypotheses."""
         for beam, total in zip(item.beams, item.sums, strict=True):
-            item.store(Hypothesis(tuple(beam), self._score(total, len(beam))), self._config.beam_size)
+            item.store(beam.scored(self._score(total, item.length, item.generated)), self._config.beam_size)
 
     def _finish(self, item: Item) -> list[Event]:
         best = self._ranked(item.stored)
-        tokens: list[Event] = [Token(item.number, token) for token in best[0].ids[item.streamed :]]
-        return [*tokens, Finished(item.number, tuple(best[: self._config.num_results]))]
+        rest = tokens(item.number, best[0], item.streamed, len(best[0].ids))
+        return [*rest, Finished(item.number, tuple(best[: self._config.num_results]))]
 
-    def _candidates(self, logits_SV: Tensor) -> list[list[Candidate]]:
+    def _candidates(self, logits_SV: Tensor) -> list[list[Choice]]:
         """Each item's best continuations, best first."""
-        texts = [beam for item in self._items for beam in item.beams]
-        values_SV = self._values(logits_SV, texts)
+        texts = [beam.ids for item in self._items for beam in item.beams]
+        generated = [item.generated for item in self._items for _ in item.beams]
+        values_SV = self._values(logits_SV, texts, generated)
         vocab_size = values_SV.shape[-1]
-        sums_Br = torch.tensor(
-            [item.sums for item in self._items], dtype=torch.float32, device=values_SV.device
-        )
-        sums_BrV = values_SV.view(*sums_Br.shape, vocab_size) + sums_Br[:, :, None]
-        best_Bc, places_Bc = sums_BrV.flatten(1).topk(self._config.candidates)
-        # One transfer: places and float32 sums are exact in float64.
-        return [
-            [
-                (int(place) % vocab_size, int(place) // vocab_size, total)
-                for place, total in zip(*item, strict=True)
-            ]
-            for item in torch.stack([places_Bc.double(), best_Bc.double()], dim=1).tolist()
-        ]
+        sums_Br = values_SV.new_tensor([item.sums for item in self._items])
+        values_BP = values_SV.view(len(self._items), -1)  # P = r * V
+        sums_BP = (values_BP.view(*sums_Br.shape, vocab_size) + sums_Br[:, :, None]).flatten(1)
+        best_Bc, places_Bc = sums_BP.topk(self._config.candidates)
+        own_Bc = values_BP.gather(1, places_Bc)
+        return read_choices(places_Bc % vocab_size, places_Bc // vocab_size, best_Bc, own_Bc)

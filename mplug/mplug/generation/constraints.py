@@ -14,7 +14,11 @@ BANNED = -1e20
 
 
 def constrained_log_probs(
-    logits_SV: Tensor, texts: Sequence[Sequence[int]], generated: int, config: GenerationConfig, eos_id: int
+    logits_SV: Tensor,
+    texts: Sequence[Sequence[int]],
+    generated: Sequence[int],
+    config: GenerationConfig,
+    eos_id: int,
 ) -> Tensor:
     """Log-probabilities of the next token.
 
@@ -24,7 +28,7 @@ def constrained_log_probs(
     Args:
         logits_SV: (S, V), of any float type; may be overwritten.
         texts: the S sequences so far, prompts included.
-        generated: tokens generated so far.
+        generated: how many tokens of each are not of its prompt.
         config: what to forbid.
         eos_id: token id that ends a text.
 
@@ -37,7 +41,11 @@ def constrained_log_probs(
 
 
 def constrained_logits(
-    logits_SV: Tensor, texts: Sequence[Sequence[int]], generated: int, config: GenerationConfig, eos_id: int
+    logits_SV: Tensor,
+    texts: Sequence[Sequence[int]],
+    generated: Sequence[int],
+    config: GenerationConfig,
+    eos_id: int,
 ) -> Tensor:
     """Logits of the next token, float32 (S, V); arguments as of `constrained_log_probs`."""
     logits_SV = _weakened(logits_SV, texts, config)
@@ -61,10 +69,16 @@ def _weakened(logits_SV: Tensor, texts: Sequence[Sequence[int]], config: Generat
 
 
 def _ban(
-    scores_SV: Tensor, texts: Sequence[Sequence[int]], generated: int, config: GenerationConfig, eos_id: int
+    scores_SV: Tensor,
+    texts: Sequence[Sequence[int]],
+    generated: Sequence[int],
+    config: GenerationConfig,
+    eos_id: int,
 ) -> None:
-    if generated < config.min_length:
-        scores_SV[:, eos_id] = BANNED
+    short = [row for row, count in enumerate(generated) if count < config.min_length]
+    if short:
+        rows = slice(None) if len(short) == len(generated) else torch.tensor(short, device=scores_SV.device)
+        scores_SV[rows, eos_id] = BANNED
     if config.no_repeat_ngram_size:
         for row_V, text in zip(scores_SV, texts, strict=True):
             banned = repeating_tokens(text, config.no_repeat_ngram_size)

@@ -5,7 +5,7 @@ Suffixes of shapes as in `mplug.layers`; an "image" is whatever an item is decod
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from torch import Tensor
 
@@ -23,6 +23,13 @@ class DecodingState(Protocol):
 
     def keep_images(self, rows_B: Tensor) -> None:
         """Go on with these images alone, in this order."""
+        ...
+
+    def join(self, other: Self) -> None:
+        """Take over another state's images, behind one's own; both have as many sequences for each.
+
+        The other state is not to be used any more.
+        """
         ...
 
 

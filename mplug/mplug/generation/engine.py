@@ -13,10 +13,11 @@ from mplug.generation.beam import BeamSearch
 from mplug.generation.config import GenerationConfig, Rules
 from mplug.generation.decoder import StateT, StepDecoder
 from mplug.generation.events import Event, Finished, Hypothesis
+from mplug.generation.flow import Flow
 from mplug.generation.gpt3_beam import Gpt3BeamSearch
 from mplug.generation.open_clip_beam import OpenClipBeamSearch
 from mplug.generation.sampling import TokenSearch
-from mplug.generation.search import Move, Search
+from mplug.generation.search import JoinableSearch, Search
 
 _BEAM_SEARCHES: Mapping[Rules, type[BeamSearch | OpenClipBeamSearch | Gpt3BeamSearch]] = {
     "mplug": BeamSearch,
@@ -120,7 +121,7 @@ def decode_steps(
     Yields:
         What each step decided.
     """
-    search = _search(decoder.eos_id, prompts, config, seeds)
+    search = make_search(decoder.eos_id, prompts, config, seeds)
     return search_steps(decoder, state, prompts, search, config.sequences, alive=alive)
 
 
@@ -147,9 +148,8 @@ def search_steps(
         What each step decided.
     """
     going = list(prompts)
-    ids_SL, lengths_S = pad_right(list(prompts.values()))
-    logits_SV = decoder.step(ids_SL, state, lengths_S=lengths_S)
-    width = 1
+    flow = Flow(decoder, state, sequences)
+    logits_SV = flow.begin(*pad_right(list(prompts.values())))
     while True:
         move = search.advance(logits_SV)
         yield move.events
@@ -159,29 +159,25 @@ def search_steps(
         if len(stay) < len(move.kept):
             search.keep(stay)
             move = move.only(stay)
-        if len(move.kept) < len(going):
-            state.keep_images(torch.tensor(move.kept, device=logits_SV.device))
         going = [going[place] for place in move.kept]
-        if width < sequences:
-            state.repeat(sequences)  # copies of the prompt: whichever a beam goes on from, it is the same
-            width = sequences
-        elif (rows_S := _reordered(move, width)) is not None:
-            state.select(rows_S.to(logits_SV.device))
-        logits_SV = decoder.step(torch.tensor(move.ids)[:, None], state)
+        flow.follow(move)
+        logits_SV = flow.step()
 
 
-def _search(
+def make_search(
     eos_id: int, prompts: Mapping[int, Sequence[int]], config: GenerationConfig, seeds: Sequence[int]
-) -> Search:
+) -> JoinableSearch:
+    """The search that a configuration asks for.
+
+    Args:
+        eos_id: token id that ends a text.
+        prompts: by item, its first tokens.
+        config: settings of all items.
+        seeds: of `sample`, in the order of `prompts`.
+    """
     if config.method == "beam":
         return _BEAM_SEARCHES[config.rules](config, eos_id, list(prompts), list(prompts.values()))
     return TokenSearch(config, eos_id, list(prompts), list(prompts.values()), seeds)
-
-
-def _reordered(move: Move, width: int) -> Tensor | None:
-    # Late in a search most beams stay where they are.
-    rows = [place // width * width + row for place, row in enumerate(move.rows)]
-    return None if rows == list(range(len(rows))) else torch.tensor(rows)
 
 
 def pad_right(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
@@ -204,16 +200,27 @@ def _check(
 ) -> None:
     if len(seeds) != len(prompts):
         raise MplugError(f"there are {len(seeds)} seeds for {len(prompts)} items; give one for each, or none")
+    for item, prompt in enumerate(prompts):
+        check_item(decoder, item, prompt, config)
+
+
+def check_item(
+    decoder: StepDecoder[StateT], item: int, prompt: Sequence[int], config: GenerationConfig
+) -> None:
+    """Refuse what a decoder cannot do.
+
+    Raises:
+        MplugError: an empty prompt, a text that could outgrow the decoder's positions, or more beams than vocabulary.
+    """
     if config.candidates > decoder.vocab_size:
         raise MplugError(
             f"beam_size is {config.beam_size}, the vocabulary has {decoder.vocab_size} tokens; use fewer beams"
         )
-    for item, prompt in enumerate(prompts):
-        if not prompt:
-            raise MplugError(f"the prompt of item {item} is empty; it needs the token that starts a text")
-        longest = longest_read(len(prompt), config.max_length)
-        if longest > decoder.max_positions:
-            raise MplugError(
-                f"item {item} may grow to {longest} tokens before its last ({len(prompt)} of prompt, max_length "
-                f"{config.max_length}); the decoder has {decoder.max_positions} positions: lower max_length"
-            )
+    if not prompt:
+        raise MplugError(f"the prompt of item {item} is empty; it needs the token that starts a text")
+    longest = longest_read(len(prompt), config.max_length)
+    if longest > decoder.max_positions:
+        raise MplugError(
+            f"item {item} may grow to {longest} tokens before its last ({len(prompt)} of prompt, max_length "
+            f"{config.max_length}); the decoder has {decoder.max_positions} positions: lower max_length"
+        )

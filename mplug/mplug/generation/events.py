@@ -14,6 +14,9 @@ class Hypothesis:
     score: float
     """Sum of the generated tokens' log-probabilities, or logits by open_clip's rules, divided by the length penalty;
     NaN where the model gave NaN, and the text ends before the token that it would have chosen."""
+    log_probs: tuple[float, ...]
+    """Of each generated token: its log-probability, or logit by open_clip's rules. It is of temperature 1 and after
+    everything that the configuration forbids; their sum over the length penalty is the score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Token:
 
     item: int
     id: int
+    log_prob: float
+    """As of `Hypothesis`."""
     text: int = 0
     """Number of the hypothesis; beam search streams its best (0) alone."""
 

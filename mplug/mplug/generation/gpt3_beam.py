@@ -31,15 +31,15 @@ from mplug.generation.events import Hypothesis
 class Gpt3BeamSearch(CandidateBeamSearch):
     """Several items' beams at once; arguments as of `CandidateBeamSearch`."""
 
-    def _values(self, logits_SV: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        return constrained_log_probs(logits_SV, texts, self._generated, self._config, self._eos_id)
+    def _values(self, logits_SV: Tensor, texts: Sequence[Sequence[int]], generated: Sequence[int]) -> Tensor:
+        return constrained_log_probs(logits_SV, texts, generated, self._config, self._eos_id)
 
-    def _score(self, total: float, length: int) -> float:
-        prompt = length - self._generated
+    def _score(self, total: float, length: int, generated: int) -> float:
+        prompt = length - generated
         return total / self._config.penalty(prompt + self._config.max_length)
 
-    def _attainable(self, total: float, length: int) -> float:
-        return total / self._config.penalty(self._generated)
+    def _attainable(self, total: float, length: int, generated: int) -> float:
+        return total / self._config.penalty(generated)
 
     def _ranked(self, stored: Sequence[Hypothesis]) -> list[Hypothesis]:
         return sorted(stored, key=lambda one: one.score, reverse=True)

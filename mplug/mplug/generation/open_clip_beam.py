@@ -31,13 +31,13 @@ from mplug.generation.events import Hypothesis
 class OpenClipBeamSearch(CandidateBeamSearch):
     """Several items' beams at once; arguments as of `CandidateBeamSearch`."""
 
-    def _values(self, logits_SV: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        return constrained_logits(logits_SV, texts, self._generated, self._config, self._eos_id)
+    def _values(self, logits_SV: Tensor, texts: Sequence[Sequence[int]], generated: Sequence[int]) -> Tensor:
+        return constrained_logits(logits_SV, texts, generated, self._config, self._eos_id)
 
-    def _score(self, total: float, length: int) -> float:
+    def _score(self, total: float, length: int, generated: int) -> float:
         return total / self._config.penalty(length)
 
-    def _attainable(self, total: float, length: int) -> float:
+    def _attainable(self, total: float, length: int, generated: int) -> float:
         return total / self._config.penalty(length)
 
     def _ranked(self, stored: Sequence[Hypothesis]) -> list[Hypothesis]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from mplug.generation.config import GenerationConfig
 from mplug.generation.constraints import constrained_log_probs
 from mplug.generation.events import Event, Finished, Hypothesis, Token
-from mplug.generation.search import Move, broken
+from mplug.generation.search import Move
 
 
 @dataclass(slots=True)
@@ -23,9 +23,26 @@ class _Text:
     ids: list[int]
     draws: random.Random
     """Its own random numbers: they depend on the item's seed and the text's number alone."""
-    log_prob: float = 0.0
+    log_probs: list[float] = field(default_factory=list)
     hypothesis: Hypothesis | None = None
     """Set once the text has ended; the sequence is carried on until its item's last one has, and not looked at."""
+
+    def end(self, score: float) -> None:
+        self.hypothesis = Hypothesis(tuple(self.ids), score, tuple(self.log_probs))
+
+
+@dataclass(slots=True)
+class _Item:
+    """One item's sequences."""
+
+    number: int
+    texts: list[_Text]
+    generated: int = 0
+    """Tokens of each that are not of the prompt; what ended texts are carried on with counts, too."""
+
+    @property
+    def is_over(self) -> bool:
+        return all(text.hypothesis is not None for text in self.texts)
 
 
 class TokenSearch:
@@ -49,43 +66,50 @@ class TokenSearch:
     ) -> None:
         self._config = config
         self._eos_id = eos_id
-        self._numbers = list(items)
         # random.Random takes a string through SHA-512: the same numbers on every machine.
-        self._texts = [
-            [_Text(list(prompt), random.Random(f"{seed}/{number}")) for number in range(config.num_results)]
-            for prompt, seed in zip(prompts, seeds, strict=True)
+        self._items = [
+            _Item(
+                number,
+                [_Text(list(prompt), random.Random(f"{seed}/{text}")) for text in range(config.num_results)],
+            )
+            for number, prompt, seed in zip(items, prompts, seeds, strict=True)
         ]
-        self._generated = 0
+        self._is_first = True
 
     def advance(self, logits_SV: Tensor) -> Move:
         """Extend every text by one token; see `Search`."""
-        if self._generated == 0:  # one sequence for each item so far
+        if self._is_first:  # one sequence for each item so far
             logits_SV = logits_SV.repeat_interleave(self._config.num_results, 0)
+            self._is_first = False
         chosen = iter(self._choose(logits_SV))
-        self._generated += 1
         events: list[Event] = []
-        for number, texts in zip(self._numbers, self._texts, strict=True):
-            for place, text in enumerate(texts):
+        for item in self._items:
+            item.generated += 1
+            for place, text in enumerate(item.texts):
                 token, log_prob = next(chosen)
                 if text.hypothesis is None and math.isnan(log_prob):
-                    text.hypothesis = broken(text.ids)
+                    text.end(math.nan)
                 elif text.hypothesis is None:
                     self._extend(text, token, log_prob)
-                    events.append(Token(number, token, place))
-            ended = tuple(text.hypothesis for text in texts if text.hypothesis is not None)
-            if len(ended) == len(texts):
-                events.append(Finished(number, ended))
+                    events.append(Token(item.number, token, log_prob, place))
+            if item.is_over:
+                ended = [text.hypothesis for text in item.texts if text.hypothesis is not None]
+                events.append(Finished(item.number, tuple(ended)))
         return self._go_on(events)
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with these items alone; see `Search`."""
-        self._numbers = [self._numbers[place] for place in places]
-        self._texts = [self._texts[place] for place in places]
+        self._items = [self._items[place] for place in places]
+
+    def join(self, other: TokenSearch) -> None:
+        """Take over another search's items; see `JoinableSearch`."""
+        self._items += other._items
 
     def _choose(self, logits_SV: Tensor) -> list[tuple[int, float]]:
-        texts = [text for item in self._texts for text in item]
+        texts = [text for item in self._items for text in item.texts]
+        generated = [item.generated for item in self._items for _ in item.texts]
         ids = [text.ids for text in texts]
-        log_probs_SV = constrained_log_probs(logits_SV, ids, self._generated, self._config, self._eos_id)
+        log_probs_SV = constrained_log_probs(logits_SV, ids, generated, self._config, self._eos_id)
         if self._config.method == "greedy":
             tokens_S = log_probs_SV.argmax(-1)
         else:
@@ -96,21 +120,19 @@ class TokenSearch:
 
     def _extend(self, text: _Text, token: int, log_prob: float) -> None:
         text.ids.append(token)
-        text.log_prob += log_prob
-        if token == self._eos_id or self._generated == self._config.max_length:
-            score = text.log_prob / self._config.penalty(self._generated)
-            text.hypothesis = Hypothesis(tuple(text.ids), score)
+        text.log_probs.append(log_prob)
+        generated = len(text.log_probs)
+        if token == self._eos_id or generated == self._config.max_length:
+            text.end(sum(text.log_probs) / self._config.penalty(generated))
 
     def _go_on(self, events: list[Event]) -> Move:
-        kept = [
-            place for place, texts in enumerate(self._texts) if any(text.hypothesis is None for text in texts)
-        ]
+        kept = [place for place, item in enumerate(self._items) if not item.is_over]
         self.keep(kept)
         return Move(
             events,
             kept,
-            rows=[place for texts in self._texts for place in range(len(texts))],
-            ids=[text.ids[-1] for texts in self._texts for text in texts],
+            rows=[row for item in self._items for row in range(len(item.texts))],
+            ids=[text.ids[-1] for item in self._items for text in item.texts],
         )
 
 

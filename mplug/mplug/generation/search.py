@@ -6,11 +6,41 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, Self
 
+import torch
 from torch import Tensor
 
-from mplug.generation.events import Event, Hypothesis
+from mplug.generation.events import Event, Hypothesis, Token
+
+
+class Choice(NamedTuple):
+    """A token that a beam may go on with."""
+
+    token: int
+    beam: int
+    """Which of its item's."""
+    value: float
+    """Of the text with it; what choices are compared by."""
+    log_prob: float
+    """Of the token alone, as of `Hypothesis`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """One of the texts that a search holds."""
+
+    ids: tuple[int, ...]
+    """Prompt included."""
+    log_probs: tuple[float, ...] = ()
+
+    def extended(self, choice: Choice) -> Beam:
+        """The text with one more token."""
+        return Beam((*self.ids, choice.token), (*self.log_probs, choice.log_prob))
+
+    def scored(self, score: float) -> Hypothesis:
+        """The text as a result."""
+        return Hypothesis(self.ids, score, self.log_probs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +67,34 @@ class Move:
         )
 
 
-def is_broken(choices: Sequence[tuple[int, int, float]]) -> bool:
-    """Whether a model gave NaN: of tokens with the beams they go on from and their scores, `topk` puts it first."""
-    return math.isnan(choices[0][2])
+def read_choices(
+    tokens_Br: Tensor, beams_Br: Tensor, values_Br: Tensor, log_probs_Br: Tensor
+) -> list[list[Choice]]:
+    """Each item's choices, in their order: int64 tokens and beams, float32 values and log-probabilities (B, r)."""
+    # One transfer: ids and float32 numbers are exact in float64.
+    columns = (tokens_Br, beams_Br, values_Br, log_probs_Br)
+    table = torch.stack([column.double() for column in columns], dim=-1).tolist()
+    return [
+        [Choice(int(token), int(beam), value, log_prob) for token, beam, value, log_prob in item]
+        for item in table
+    ]
 
 
-def broken(text: Sequence[int]) -> Hypothesis:
-    """What a text becomes whose model gave NaN: it ends before the token that NaN would have chosen."""
-    return Hypothesis(tuple(text), math.nan)
+def is_broken(choices: Sequence[Choice]) -> bool:
+    """Whether a model gave NaN: `topk` puts it first, and then a text ends before the token that NaN would choose."""
+    return math.isnan(choices[0].value)
 
 
-def settled(texts: Sequence[Sequence[int]], start: int) -> list[int]:
-    """What texts have alike from a place on: where one of them will be chosen, this is certain."""
-    columns = zip(*(text[start:] for text in texts), strict=False)
-    return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
+def settled(texts: Sequence[Beam | Hypothesis], start: int) -> int:
+    """To which place texts are alike, from a place on: where one of them will be chosen, so much is certain."""
+    columns = zip(*(text.ids[start:] for text in texts), strict=False)
+    return start + sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def tokens(item: int, text: Beam | Hypothesis, start: int, end: int) -> list[Event]:
+    """What an item's best text has between two places, as events."""
+    prompt = len(text.ids) - len(text.log_probs)
+    return [Token(item, text.ids[at], text.log_probs[at - prompt]) for at in range(start, end)]
 
 
 class Search(Protocol):
@@ -66,4 +110,15 @@ class Search(Protocol):
 
     def keep(self, places: Sequence[int]) -> None:
         """Of the items that go on, go on with those at these places alone, ascending."""
+        ...
+
+
+class JoinableSearch(Search, Protocol):
+    """A search whose items may come at different times."""
+
+    def join(self, other: Self) -> None:
+        """Take over another search's items, behind one's own.
+
+        Both have the same settings and have advanced at least once; the other is not to be used any more.
+        """
         ...

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mplug.cached_decoder import StepSizes, StepwiseDecoder
@@ -17,6 +16,7 @@ from mplug.checkpoints.skeleton import skeleton
 from mplug.decoder_state import DecoderState
 from mplug.gpt3.config import Gpt3Config
 from mplug.prenorm import PackedPreNorm, PreNormLayer
+from mplug.quantized_linear import tied_logits
 
 
 class Gpt3Embeddings(nn.Module):
@@ -80,9 +80,14 @@ class Gpt3Decoder(StepwiseDecoder[PackedPreNorm]):
         """
         return self.logits(self.states(ids_BL))
 
+    @property
+    def words(self) -> nn.Embedding:
+        """The table that is the output matrix, too."""
+        return self.embeddings.word
+
     def logits(self, x: Tensor) -> Tensor:
         """States (..., D) of `states` -> (..., V); differentiable."""
-        return F.linear(self.norm(x), self.embeddings.word.weight)
+        return tied_logits(self.norm(x), self.words)
 
     def states(self, ids_BL: Tensor) -> Tensor:
         """What `forward` makes logits of, (B, L, D): behind the last layer, in front of the last norm."""
@@ -96,11 +101,11 @@ class Gpt3Decoder(StepwiseDecoder[PackedPreNorm]):
 
     def start(self, num_texts: int) -> DecoderState:
         """Open a state for so many texts, before any token."""
-        return self._new_state(self.embeddings.word.weight, num_texts)
+        return self._new_state(self.norm.weight, num_texts)
 
     def _make_packed(self) -> PackedPreNorm:
         layers = [cast(PreNormLayer, layer) for layer in self.layers]
-        return PackedPreNorm(layers, self.norm, self.embeddings.word.weight)
+        return PackedPreNorm(layers, self.norm, self.words)
 
     def _read_tokens(
         self, ids_SL: Tensor, positions_SL: Tensor, state: DecoderState, mask: Tensor | None

@@ -47,12 +47,12 @@ class Gpt3Generator(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.decoder.embeddings.word.weight.device
+        return self.decoder.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are."""
-        return self.decoder.embeddings.word.weight.dtype
+        """What the weights are; bfloat16 where the matrices are quantized."""
+        return self.decoder.norm.weight.dtype
 
     @property
     def num_parameters(self) -> int:

@@ -1,7 +1,8 @@
 """ModelScope's PALM folders, read and written.
 
 `config.json`, `configuration.json`, `pytorch_model.bin`, and a folder that `config.json` names, with the encoder's
-`config.json` and its vocabulary.
+`config.json` and its vocabulary. In place of `pytorch_model.bin` there may be the `model.safetensors` of int8 rows that
+`save` writes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mplug.checkpoints.safe_files import WEIGHTS_FILE as OWN_FILE
+from mplug.checkpoints.safe_files import Storage, check_place, own_file, write_tensors
 from mplug.checkpoints.shards import Shards
 from mplug.checkpoints.skeleton import skeleton
 from mplug.checkpoints.streaming import fill
@@ -43,7 +46,8 @@ def load(
         shapes_only: make the model on the meta device, to see whether everything is there.
 
     Raises:
-        CheckpointError: a file is missing or broken, or the tensors do not fit the settings.
+        CheckpointError: a file is missing or broken, there are both files of weights, or the tensors do not fit the
+            settings.
     """
     config, tokenizer = read_settings(folder)
     try:
@@ -53,7 +57,7 @@ def load(
         raise CheckpointError(f"{folder}: {error}") from error
     model.report = fill(
         model,
-        Shards.open([folder / WEIGHTS_FILE]),
+        Shards.open([own_file(folder, WEIGHTS_FILE) or folder / WEIGHTS_FILE]),
         sources(config),
         where=folder,
         is_unused=is_unused,
@@ -64,12 +68,26 @@ def load(
     return model.eval()
 
 
-def save(model: PalmGenerator, folder: Path) -> None:
-    """Write a folder as ModelScope has them, making it where needed; files of the same names are replaced."""
+def save(model: PalmGenerator, folder: Path, *, storage: Storage = "modelscope") -> None:
+    """Write a folder as ModelScope has them, making it where needed.
+
+    Args:
+        model: what to write, whatever its device and type.
+        folder: existing files of the same names are replaced.
+        storage: `modelscope`; or `int8`, which `load` reads, for a file of a quarter the size
+            (`mplug.checkpoints.quantize`).
+
+    Raises:
+        MplugError: the folder holds weights of the other storage.
+    """
+    check_place(folder, storage, WEIGHTS_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(model.config, folder)
     save_tokenizer(model.tokenizer, folder / model.config.encoder_folder)
-    torch.save(state_dict(model), folder / WEIGHTS_FILE)
+    if storage == "int8":
+        write_tensors(state_dict(model), folder / OWN_FILE, int8=True)
+    else:
+        torch.save(state_dict(model), folder / WEIGHTS_FILE)
 
 
 def state_dict(model: PalmModel) -> dict[str, Tensor]:

@@ -10,13 +10,13 @@ import math
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mplug.cached_decoder import CachedDecoder, DecoderSizes
 from mplug.decoder_state import DecoderState
 from mplug.palm.config import PalmConfig
 from mplug.prenorm import PackedPreNorm, PreNormCrossLayer
+from mplug.quantized_linear import tied_logits
 
 MASKED = -1e18
 """What the reference puts in place of a masked score: finite, so that a row of nothing else is a row of equals."""
@@ -79,9 +79,14 @@ class PalmDecoder(CachedDecoder[PackedPreNorm]):
         """
         return self.logits(self.states(ids_BL, memory_BND, memory_mask_BN=memory_mask_BN))
 
+    @property
+    def words(self) -> nn.Embedding:
+        """The table that is the output matrix, too."""
+        return self.word
+
     def logits(self, x: Tensor) -> Tensor:
         """States (..., D) of `states` -> (..., V); differentiable."""
-        return F.linear(x, self.word.weight, self.bias)
+        return tied_logits(x, self.words, self.bias)
 
     def states(self, ids_BL: Tensor, memory_BND: Tensor, *, memory_mask_BN: Tensor | None = None) -> Tensor:
         """What `forward` makes logits of, (B, L, D): behind the last norm."""
@@ -103,7 +108,7 @@ class PalmDecoder(CachedDecoder[PackedPreNorm]):
 
     def _make_packed(self) -> PackedPreNorm:
         layers = [cast(PreNormCrossLayer, layer) for layer in self.layers]
-        return PackedPreNorm(layers, self.norm, self.word.weight, self.bias)
+        return PackedPreNorm(layers, self.norm, self.words, self.bias)
 
     def _read_tokens(
         self, ids_SL: Tensor, positions_SL: Tensor, state: DecoderState, mask: Tensor | None

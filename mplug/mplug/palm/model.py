@@ -42,7 +42,7 @@ class PalmModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are."""
+        """What the weights are; bfloat16 where the matrices are quantized."""
         return self.decoder.bias.dtype
 
     @property

@@ -1,7 +1,8 @@
 """ModelScope's PLUG folders, read and written.
 
 `config.json`, `configuration.json`, `vocab.txt`, and `model/mp_rank_00_model_states.pt` with those of further
-tensor-parallel ranks; the published model has eight.
+tensor-parallel ranks; the published model has eight. In place of the folder `model` there may be the
+`model.safetensors` of int8 rows that `save` writes.
 """
 
 from __future__ import annotations
@@ -13,19 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from mplug.checkpoints.report import LoadReport
+from mplug.checkpoints.safe_files import WEIGHTS_FILE as OWN_FILE
+from mplug.checkpoints.safe_files import Storage, check_place, own_file, write_tensors
 from mplug.checkpoints.shards import RANK_FILE, Shards, check_ranks, rank_files
 from mplug.checkpoints.skeleton import skeleton
 from mplug.checkpoints.streaming import Source, both, fill
-from mplug.errors import CheckpointError, ConfigError
+from mplug.errors import CheckpointError, ConfigError, MplugError
 from mplug.plug.classifier import PlugClassifier
 from mplug.plug.config import PlugConfig
 from mplug.plug.generator import PlugGenerator
 from mplug.plug.model import PlugModel
 from mplug.plug.names import HEAD, TIED, bare, decoder_sources, encoder_sources, head_sources, is_unused
 from mplug.plug.settings import read_settings, write_settings
+from mplug.quantization import QUANTIZED
+from mplug.quantized_linear import COMPUTED
 from mplug.text.tokenizer import WordPieceTokenizer
 
 RANKS_FOLDER = "model"
+HUB_FILES = f"{RANKS_FOLDER}/mp_rank_*"
 VOCAB_FILE = "vocab.txt"
 
 Plug = PlugGenerator | PlugClassifier
@@ -51,7 +57,8 @@ def load(
         shapes_only: make the model on the meta device, to see whether everything is there.
 
     Raises:
-        CheckpointError: a file is missing or broken, or the tensors do not fit the settings.
+        CheckpointError: a file is missing or broken, there are weights of two kinds, or the tensors do not fit the
+            settings.
     """
     config = read_settings(folder)
     tokenizer = _tokenizer(folder, config)
@@ -71,6 +78,7 @@ def load_classifier(
     labels: tuple[str, ...] = (),
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    shapes_only: bool = False,
 ) -> PlugClassifier:
     """Read the encoder alone, and a classifier's layer on it; the decoder takes no memory.
 
@@ -80,6 +88,7 @@ def load_classifier(
             no classifier, its layer is new: a model to be fine-tuned.
         device: as of `load`.
         dtype: as of `load`.
+        shapes_only: as of `load`.
 
     Raises:
         CheckpointError: as `load`; or there are no labels, or no layer for those that the folder names.
@@ -92,31 +101,41 @@ def load_classifier(
     except ConfigError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     shards = _shards(folder)
+    place = "meta" if shapes_only else device
     if labels and HEAD not in {bare(key) for key in shards.shapes[0]}:
         sources = encoder_sources(config, "")
-        model.report = _fill(model.encoder, sources, shards, folder, device, dtype)
-        model.classifier = nn.Linear(config.hidden, len(labels), device=device, dtype=dtype)
+        model.report = _fill(model.encoder, sources, shards, folder, place, dtype)
+        kind = COMPUTED if dtype in QUANTIZED else dtype
+        model.classifier = nn.Linear(config.hidden, len(labels), device=place, dtype=kind)
     else:
-        model.report = _fill(model, _sources(model), shards, folder, device, dtype)
+        model.report = _fill(model, _sources(model), shards, folder, place, dtype)
     return model.eval()
 
 
-def save(model: Plug, folder: Path, *, ranks: int = 8) -> None:
+def save(model: Plug, folder: Path, *, ranks: int | None = None, storage: Storage = "modelscope") -> None:
     """Write a folder as ModelScope has them, making it where needed: the parts that the model holds.
 
     Args:
         model: what to write, whatever its device and type.
         folder: existing files of the same names are replaced.
-        ranks: files to split the weights into, for so many tensor-parallel ranks.
+        ranks: files to split the weights into, for so many tensor-parallel ranks; None = 8, as published, or one
+            of int8.
+        storage: `modelscope`; or `int8`, which `load` reads, for one file of a quarter the size
+            (`mplug.checkpoints.quantize`).
 
     Raises:
-        MplugError: so many ranks cannot be, or the folder holds files of more.
+        MplugError: so many ranks cannot be, or the folder holds other weights.
     """
-    sizes = {name: getattr(model.config, name) for name in ("heads", "vocab_size", "ffn")}
-    check_ranks(ranks, folder / RANKS_FOLDER, sizes)
-    (folder / RANKS_FOLDER).mkdir(parents=True, exist_ok=True)
+    check_place(folder, storage, HUB_FILES)
+    ranks = ranks or (1 if storage == "int8" else 8)
+    _check_ranks(model.config, folder, ranks, storage)
+    folder.mkdir(parents=True, exist_ok=True)
     write_settings(model.config, folder, ranks=ranks)
     model.tokenizer.save(folder / VOCAB_FILE)
+    if storage == "int8":
+        write_tensors(rank_state(model, 0, 1), folder / OWN_FILE, int8=True)
+        return
+    (folder / RANKS_FOLDER).mkdir(exist_ok=True)
     for rank in range(ranks):
         torch.save({"module": rank_state(model, rank, ranks)}, folder / RANKS_FOLDER / RANK_FILE.format(rank))
 
@@ -148,7 +167,16 @@ def _sources(model: PlugModel | PlugClassifier) -> Iterator[Source]:
 
 
 def _shards(folder: Path) -> Shards:
-    return Shards.open(rank_files(folder / RANKS_FOLDER))
+    own = own_file(folder, HUB_FILES)
+    return Shards.open(rank_files(folder / RANKS_FOLDER) if own is None else [own])
+
+
+def _check_ranks(config: PlugConfig, folder: Path, ranks: int, storage: Storage) -> None:
+    if storage == "modelscope":
+        sizes = {name: getattr(config, name) for name in ("heads", "vocab_size", "ffn")}
+        check_ranks(ranks, folder / RANKS_FOLDER, sizes)
+    elif ranks != 1:
+        raise MplugError(f"ranks is {ranks}; the storage {storage!r} has one file, so it must be 1")
 
 
 def _fill(

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mplug.cached_decoder import CachedDecoder, DecoderSizes
 from mplug.decoder_state import DecoderState
 from mplug.plug.config import BOS_ID, EOS_ID, PlugConfig
 from mplug.prenorm import PackedPreNorm, PreNormCrossLayer
+from mplug.quantized_linear import tied_logits
 from mplug.text_encoder import TextEmbeddings
 
 
@@ -70,9 +70,14 @@ class PlugDecoder(CachedDecoder[PackedPreNorm]):
         """
         return self.logits(self.states(ids_BL, memory_BND, memory_mask_BN=memory_mask_BN))
 
+    @property
+    def words(self) -> nn.Embedding:
+        """The table that is the output matrix, too."""
+        return self.embeddings.word
+
     def logits(self, x: Tensor) -> Tensor:
         """States (..., D) of `states` -> (..., V); differentiable."""
-        return F.linear(x, self.embeddings.word.weight)
+        return tied_logits(x, self.words)
 
     def states(self, ids_BL: Tensor, memory_BND: Tensor, *, memory_mask_BN: Tensor | None = None) -> Tensor:
         """What `forward` makes logits of, (B, L, D): behind the last norm."""
@@ -88,7 +93,7 @@ class PlugDecoder(CachedDecoder[PackedPreNorm]):
 
     def _make_packed(self) -> PackedPreNorm:
         layers = [cast(PreNormCrossLayer, layer) for layer in self.layers]
-        return PackedPreNorm(layers, self.norm, self.embeddings.word.weight)
+        return PackedPreNorm(layers, self.norm, self.words)
 
     def _read_tokens(
         self, ids_SL: Tensor, positions_SL: Tensor, state: DecoderState, mask: Tensor | None

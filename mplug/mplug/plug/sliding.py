@@ -62,7 +62,7 @@ def stream_windows(
 
     Yields:
         Each text's tokens in order, texts interleaved, and its `Finished` after its last token; the ids there begin
-        with [CLS].
+        with [CLS]. Log-probabilities are of the tokens that are shown, the score is of all that were written.
 
     Raises:
         MplugError: settings that windows cannot have, a source without [SEP], or another number of seeds. Raised by the
@@ -92,6 +92,9 @@ class _Text:
     shown: list[int] = field(default_factory=list)
     steps: int = 0
     log_prob: float = 0.0
+    """Of all that was written."""
+    log_probs: list[float] = field(default_factory=list)
+    """Of each token that is shown."""
     is_over: bool = False
 
     @property
@@ -114,7 +117,8 @@ class _Text:
                 events = self._write(token, log_prob)
         if self.is_over:
             score = self.log_prob / config.penalty(max(1, len(self.written)))
-            events.append(Finished(self.number, (Hypothesis((BOS_ID, *self.shown), score),)))
+            text = Hypothesis((BOS_ID, *self.shown), score, tuple(self.log_probs))
+            events.append(Finished(self.number, (text,)))
         return events
 
     def slide(self, room: int) -> None:
@@ -132,7 +136,8 @@ class _Text:
         if token == UNK_ID and self.shown[-1:] == [UNK_ID]:
             return []
         self.shown.append(token)
-        return [Token(self.number, token)]
+        self.log_probs.append(log_prob)
+        return [Token(self.number, token, log_prob)]
 
 
 class _WindowSearch:
@@ -146,8 +151,8 @@ class _WindowSearch:
     def advance(self, logits_SV: Tensor) -> Move:
         """Extend every text by the next token that is no skipped [SEP]."""
         written = [text.written for text in self._texts]
-        # The end is never forbidden, so it does not matter how much has been generated.
-        log_probs_SV = constrained_log_probs(logits_SV, written, 0, self._config, EOS_ID)
+        generated = [len(ids) for ids in written]
+        log_probs_SV = constrained_log_probs(logits_SV, written, generated, self._config, EOS_ID)
         events: list[Event] = []
         for text, token, row_1V in zip(
             self._texts, self._choose(log_probs_SV, self._texts), torch.split(log_probs_SV, 1), strict=True

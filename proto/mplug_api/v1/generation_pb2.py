@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmplug_api/v1/generation.proto\x12\x0cmplug_api.v1\"\xa7\x03\n\x11GenerationOptions\x12\x17\n\nmax_length\x18\x01 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\nmin_length\x18\x02 \x01(\x05H\x02\x88\x01\x01\x12/\n\x0b\x62\x65\x61m_search\x18\x03 \x01(\x0b\x32\x18.mplug_api.v1.BeamSearchH\x00\x12&\n\x06greedy\x18\x04 \x01(\x0b\x32\x14.mplug_api.v1.GreedyH\x00\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x16.mplug_api.v1.SamplingH\x00\x12\x18\n\x0bnum_results\x18\x06 \x01(\x05H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x04\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\x08 \x01(\x05H\x05\x88\x01\x01\x12\x15\n\rdeterministic\x18\t \x01(\x08\x42\x08\n\x06methodB\r\n\x0b_max_lengthB\r\n\x0b_min_lengthB\x0e\n\x0c_num_resultsB\x15\n\x13_repetition_penaltyB\x17\n\x15_no_repeat_ngram_size\"b\n\nBeamSearch\x12\x16\n\tbeam_size\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\x02 \x01(\x02H\x01\x88\x01\x01\x42\x0c\n\n_beam_sizeB\x11\n\x0f_length_penalty\"\x08\n\x06Greedy\"\x8c\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x03\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seed\"?\n\rGeneratedText\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\"j\n\x12GenerationProgress\x12\x16\n\x0cpartial_text\x18\x01 \x01(\tH\x00\x12\x30\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1c.mplug_api.v1.GeneratedTextsH\x00\x42\n\n\x08progress\"X\n\x0eGeneratedTexts\x12*\n\x05texts\x18\x01 \x03(\x0b\x32\x1b.mplug_api.v1.GeneratedText\x12\x11\n\x04seed\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_seedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmplug_api/v1/generation.proto\x12\x0cmplug_api.v1\"\xa7\x03\n\x11GenerationOptions\x12\x17\n\nmax_length\x18\x01 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\nmin_length\x18\x02 \x01(\x05H\x02\x88\x01\x01\x12/\n\x0b\x62\x65\x61m_search\x18\x03 \x01(\x0b\x32\x18.mplug_api.v1.BeamSearchH\x00\x12&\n\x06greedy\x18\x04 \x01(\x0b\x32\x14.mplug_api.v1.GreedyH\x00\x12*\n\x08sampling\x18\x05 \x01(\x0b\x32\x16.mplug_api.v1.SamplingH\x00\x12\x18\n\x0bnum_results\x18\x06 \x01(\x05H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x02H\x04\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\x08 \x01(\x05H\x05\x88\x01\x01\x12\x15\n\rdeterministic\x18\t \x01(\x08\x42\x08\n\x06methodB\r\n\x0b_max_lengthB\r\n\x0b_min_lengthB\x0e\n\x0c_num_resultsB\x15\n\x13_repetition_penaltyB\x17\n\x15_no_repeat_ngram_size\"b\n\nBeamSearch\x12\x16\n\tbeam_size\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\x02 \x01(\x02H\x01\x88\x01\x01\x42\x0c\n\n_beam_sizeB\x11\n\x0f_length_penalty\"\x08\n\x06Greedy\"\x8c\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x03\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seed\"\x85\x01\n\rGeneratedText\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\x11\n\tlog_probs\x18\x04 \x03(\x02\x12\x31\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1a.mplug_api.v1.FinishReason\"j\n\x12GenerationProgress\x12\x16\n\x0cpartial_text\x18\x01 \x01(\tH\x00\x12\x30\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x1c.mplug_api.v1.GeneratedTextsH\x00\x42\n\n\x08progress\"X\n\x0eGeneratedTexts\x12*\n\x05texts\x18\x01 \x03(\x0b\x32\x1b.mplug_api.v1.GeneratedText\x12\x11\n\x04seed\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_seed*v\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_END\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mplug_api.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_FINISHREASON']._serialized_start=1060
+  _globals['_FINISHREASON']._serialized_end=1178
   _globals['_GENERATIONOPTIONS']._serialized_start=48
   _globals['_GENERATIONOPTIONS']._serialized_end=471
   _globals['_BEAMSEARCH']._serialized_start=473
@@ -39,10 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GREEDY']._serialized_end=581
   _globals['_SAMPLING']._serialized_start=584
   _globals['_SAMPLING']._serialized_end=724
-  _globals['_GENERATEDTEXT']._serialized_start=726
-  _globals['_GENERATEDTEXT']._serialized_end=789
-  _globals['_GENERATIONPROGRESS']._serialized_start=791
-  _globals['_GENERATIONPROGRESS']._serialized_end=897
-  _globals['_GENERATEDTEXTS']._serialized_start=899
-  _globals['_GENERATEDTEXTS']._serialized_end=987
+  _globals['_GENERATEDTEXT']._serialized_start=727
+  _globals['_GENERATEDTEXT']._serialized_end=860
+  _globals['_GENERATIONPROGRESS']._serialized_start=862
+  _globals['_GENERATIONPROGRESS']._serialized_end=968
+  _globals['_GENERATEDTEXTS']._serialized_start=970
+  _globals['_GENERATEDTEXTS']._serialized_end=1058
 # @@protoc_insertion_point(module_scope)

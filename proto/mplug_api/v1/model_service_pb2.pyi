@@ -85,10 +85,13 @@ class ServedModel(_message.Message):
     PARAMETER_COUNT_FIELD_NUMBER: _builtins.int
     LICENCE_FIELD_NUMBER: _builtins.int
     MAX_TEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    CONTINUES_TEXTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The folder's name, e.g. "mplug-mini"."""
     task: _builtins.str
-    """What it is used for: "retrieval"."""
+    """What it is used for: "retrieval", "rerank", "caption", "vqa", "text-generation", "text-classification" or
+    "fill-mask".
+    """
     embedding_fingerprint: _builtins.str
     embedding_dimension: _builtins.int
     device: _builtins.str
@@ -100,6 +103,8 @@ class ServedModel(_message.Message):
     """What the model's card says of its use."""
     max_text_tokens: _builtins.int
     """Longest text, in tokens with [CLS] and [SEP]."""
+    continues_texts: _builtins.bool
+    """Of text-generation: what it writes follows the text that it is given, instead of being made from it."""
     def __init__(
         self,
         *,
@@ -112,10 +117,11 @@ class ServedModel(_message.Message):
         parameter_count: _builtins.int = ...,
         licence: _builtins.str = ...,
         max_text_tokens: _builtins.int = ...,
+        continues_texts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "embedding_dimension", b"embedding_dimension", "embedding_fingerprint", b"embedding_fingerprint", "licence", b"licence", "max_text_tokens", b"max_text_tokens", "name", b"name", "parameter_count", b"parameter_count", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues_texts", b"continues_texts", "device", b"device", "dtype", b"dtype", "embedding_dimension", b"embedding_dimension", "embedding_fingerprint", b"embedding_fingerprint", "licence", b"licence", "max_text_tokens", b"max_text_tokens", "name", b"name", "parameter_count", b"parameter_count", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,6 +146,7 @@ class Limits(_message.Message):
     MAX_ID_BYTES_FIELD_NUMBER: _builtins.int
     QUEUE_SIZE_FIELD_NUMBER: _builtins.int
     MAX_EXPLAINED_ITEMS_FIELD_NUMBER: _builtins.int
+    MAX_LABELS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     max_image_bytes: _builtins.int
     max_image_pixels: _builtins.int
@@ -152,6 +159,8 @@ class Limits(_message.Message):
     queue_size: _builtins.int
     max_explained_items: _builtins.int
     """Pictures, questions or candidates of one request that may be explained."""
+    max_labels: _builtins.int
+    """Labels, or known questions, of one request of TextService."""
     def __init__(
         self,
         *,
@@ -166,10 +175,11 @@ class Limits(_message.Message):
         max_id_bytes: _builtins.int = ...,
         queue_size: _builtins.int = ...,
         max_explained_items: _builtins.int = ...,
+        max_labels: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "max_explained_items", b"max_explained_items", "max_id_bytes", b"max_id_bytes", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_query_parts", b"max_query_parts", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "queue_size", b"queue_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "max_explained_items", b"max_explained_items", "max_id_bytes", b"max_id_bytes", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_labels", b"max_labels", "max_message_bytes", b"max_message_bytes", "max_page_size", b"max_page_size", "max_query_parts", b"max_query_parts", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "queue_size", b"queue_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,9 +8,12 @@ from mplug_index.errors import IndexStoreError
 from mplug_services.cli import (
     ask,
     caption,
+    classify,
     demo,
     embed,
     evaluate,
+    fill,
+    generate,
     info,
     ingest,
     jobs,
@@ -29,6 +32,9 @@ COMMANDS = {
     "search": search,
     "caption": caption,
     "ask": ask,
+    "generate": generate,
+    "classify": classify,
+    "fill": fill,
     "info": info,
     "models": models,
     "embed": embed,
@@ -56,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
     parser = argparse.ArgumentParser(
         prog="mplug",
-        description="Search pictures by text, by picture and by both, through gRPC.",
+        description="Search pictures by text, by picture and by both; write and judge texts; through gRPC.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -92,8 +92,8 @@ def connect(options: argparse.Namespace) -> Client:
 def describe(error: ClientError, options: argparse.Namespace) -> str:
     """An error of a call, with what to do about it where that is known; `options` are those of the command."""
     if isinstance(error, UnavailableError):
-        runs_here = getattr(options, "runs_here", False)  # set by what adds --model
-        does_without = " Or do without a server: --model mplug-mini." if runs_here else ""
+        example = getattr(options, "runs_here", "")  # set by what adds --model
+        does_without = f" Or do without a server: --model {example}." if example else ""
         return (
             f"no server answers at {getattr(options, 'address', '')} ({error}). Start one with `mplug serve`, "
             f"or name another with --address or MPLUG_ADDRESS.{does_without}"

@@ -33,24 +33,29 @@ _NUMBERS: dict[str, tuple[type, str]] = {
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds where the model is: in a folder here, or on a server."""
-    group = parser.add_argument_group("model on this machine")
-    group.add_argument(
-        "--model",
-        metavar="MODEL",
-        help="mplug-mini, a checkpoint folder, or to caption open_clip:coca_NAME, used here instead of a server",
+    """Adds where a model that sees pictures is: in a folder here, or on a server."""
+    group = add_place_arguments(
+        parser, "mplug-mini, a checkpoint folder, or to caption open_clip:coca_NAME", example="mplug-mini"
     )
-    group.add_argument("--device", default="cpu", help="default: %(default)s")
-    group.add_argument("--dtype", default="float32", help="default: %(default)s")
     group.add_argument(
         "--image-size",
         type=int,
         metavar="N",
         help="side in pixels of the pictures that the model sees (default: the checkpoint's own)",
     )
-    parser.set_defaults(runs_here=True)
+
+
+# Any: argparse keeps the type of its groups to itself.
+def add_place_arguments(parser: argparse.ArgumentParser, models: str, *, example: str) -> Any:
+    """Adds where a model is: in a folder here, or on a server; the group of the former."""
+    group = parser.add_argument_group("model on this machine")
+    group.add_argument("--model", metavar="MODEL", help=f"{models}, used here instead of a server")
+    group.add_argument("--device", default="cpu", help="default: %(default)s")
+    group.add_argument("--dtype", default="float32", help="default: %(default)s")
+    parser.set_defaults(runs_here=example)
     add_served_model_argument(parser)
     add_connection_arguments(parser)
+    return group
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +78,35 @@ def generation_settings(options: argparse.Namespace) -> dict[str, Any]:
     return {**given, "deterministic": True} if options.deterministic else given
 
 
+def wire_options(options: argparse.Namespace) -> GenerationOptions | None:
+    """The settings that were given, as clients take them.
+
+    Raises:
+        UsageError: Settings of two methods together.
+    """
+    settings = generation_settings(options)
+    try:
+        return GenerationOptions(**settings) if settings else None
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def check_place(options: argparse.Namespace) -> None:
+    """Refuses a --model on this machine that cannot be.
+
+    Raises:
+        UsageError: It is an address, or a model of a server is named as well.
+        CliError: The package's server half is not installed.
+    """
+    if options.served_model:
+        raise UsageError("--served-model is a server's, --model is used here: give one of both")
+    if find_spec("torch") is None:
+        raise CliError("a model on this machine needs the server half: pip install 'mplug-serve[server]'")
+    is_address = ":" in options.model and not options.model.startswith("open_clip:")
+    if is_address and not os.path.exists(options.model):
+        raise UsageError(f"--model takes a folder, not {options.model}; an address is given with --address")
+
+
 def open_runner(task: str, options: argparse.Namespace) -> Runner:
     """What does one of ModelScope's tasks: a model here, or a server's.
 
@@ -86,18 +120,10 @@ def open_runner(task: str, options: argparse.Namespace) -> Runner:
             raise UsageError(
                 "--image-size is for a --model on this machine; a server's models have the sizes it was started with"
             )
-        try:
-            wire_options = GenerationOptions(**settings) if settings else None
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        return RemoteRunner(PIPELINE_TASKS[task], connect(options), wire_options, options.served_model)
-    if options.served_model:
-        raise UsageError("--served-model is a server's, --model is used here: give one of both")
-    if find_spec("torch") is None:
-        raise CliError("a model on this machine needs the server half: pip install 'mplug-serve[server]'")
-    is_address = ":" in options.model and not options.model.startswith("open_clip:")
-    if is_address and not os.path.exists(options.model):
-        raise UsageError(f"--model takes a folder, not {options.model}; an address is given with --address")
+        return RemoteRunner(
+            PIPELINE_TASKS[task], connect(options), wire_options(options), options.served_model
+        )
+    check_place(options)
     try:
         return make_runner(
             task,

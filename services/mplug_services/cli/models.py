@@ -2,7 +2,9 @@
 
 Without MODEL: the sizes that mPLUG was published in. With MODEL: what a folder on this machine, or a model that
 ships with the package (mplug-mini), can do; only names and shapes are read. Memory is that of the weights; decoding
-on a CPU keeps the output matrix a second time, in the layout that it reads fastest.
+on a CPU keeps the output matrix a second time, in the layout that it reads fastest. --fits says which published
+sizes run in so much memory, in which type, and on how many devices otherwise (arithmetic, no memory is taken).
+--agreement says how far a text generator in fewer bits decides as in float32.
 """
 
 import argparse
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from mplug_services.cli import model_plans
 from mplug_services.cli.common import EXIT_OK, CliError, results
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a folder, or mplug-mini")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    model_plans.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,9 +38,25 @@ def run(options: argparse.Namespace) -> int:
     from mplug.errors import MplugError
 
     try:
-        models = _published() if options.model is None else _of_folder(options.model)
+        return _print(options)
     except MplugError as error:
         raise CliError(str(error)) from error
+
+
+def _print(options: argparse.Namespace) -> int:
+    if options.fits:
+        planned = model_plans.plans(options)
+        if options.json:
+            print(json.dumps(planned))
+        else:
+            results().print(model_plans.table(options, planned))
+        return EXIT_OK
+    if options.agreement:
+        if options.model is None:
+            raise CliError("--agreement compares the types of a model; name its folder")
+        print(model_plans.agreement(options.model, options.agreement, options.dtype))
+        return EXIT_OK
+    models = _published() if options.model is None else _of_folder(options.model)
     if options.json:
         facts = {
             name: {task: size_facts(size) for task, size in tasks.items()} for name, tasks in models.items()

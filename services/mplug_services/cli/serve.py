@@ -2,7 +2,8 @@
 
 It embeds, searches, reranks, captions and answers, each with the model that its flag names: mplug-mini, which ships
 with the package, wherever none is named. --caption-model '' leaves captions out; the line that says that the server
-is ready says which model does what.
+is ready says which model does what. Texts are written and judged by models that are named alone (--text-model,
+--classify-model, --fill-mask-model).
 
 Settings are taken from a YAML file (--config), then from environment variables (MPLUG_PORT, MPLUG_DATA_DIR,
 …), then from these flags; later ones win. SIGTERM or Ctrl-C lets the requests that were begun finish.
@@ -27,6 +28,7 @@ FLAGS = {
     "model": "embeds and searches: mplug-mini, a checkpoint folder, or open_clip:NAME[:PRETRAINED]; '': nothing does",
     "device": "cpu, cuda or cuda:0",
     "dtype": "float32, bfloat16 or float16",
+    "text_dtype": "likewise of models that read texts alone, which may be int8 or int4, too",
     "services": "which services run, with commas; only their models are loaded, and index alone needs none",
     "image_root": "folder that image URIs are relative to (default: URIs are refused)",
     "keep_images": "what is kept of ingested pictures: none, original or thumbnail",
@@ -34,12 +36,17 @@ FLAGS = {
     "rerank_model": "scores pictures against texts: mplug-mini or a checkpoint folder; '': nothing does",
     "caption_model": "captions: mplug-mini, a checkpoint folder, or open_clip:coca_NAME; '': nothing does",
     "vqa_model": "answers questions: mplug-mini or a checkpoint folder; '': nothing does",
+    "text_model": "writes from texts: a folder of GPT-3, PALM or PLUG; '': nothing does",
+    "classify_model": "judges texts: a folder of StructBERT, plug_mental or PLUG's encoder; '': nothing does",
+    "fill_mask_model": "fills [MASK]: a folder of StructBERT; '': nothing does",
     "image_size": "side in pixels of the pictures that --model sees; 0: the checkpoint's own",
     "rerank_image_size": "likewise of --rerank-model",
     "caption_image_size": "likewise of --caption-model",
     "vqa_image_size": "likewise of --vqa-model",
     "max_batch_pixels": "pixels in one forward pass",
     "max_batch_tokens": "padded tokens in one forward pass of texts",
+    "max_live_tokens": "tokens of prompts and texts, at their longest, that are written together",
+    "max_labels": "labels or known questions that texts may be judged by",
     "max_sequences": "most beams, or texts drawn, for one item",
     "max_answers": "answers of a request to choose from",
     "token_cache": "how rerank keeps image tokens: none, fp16 or int8",

@@ -36,6 +36,15 @@ from mplug_services.client.generation_types import (
 )
 from mplug_services.client.job_types import Job, JobState, TrainProgress, TrainResult, TrainRow
 from mplug_services.client.retry import RetryPolicy
+from mplug_services.client.text_types import (
+    ClassifyOutcome,
+    FillOutcome,
+    KnownQuestion,
+    LabelScore,
+    MaskCandidate,
+    TextSource,
+    TextSpan,
+)
 from mplug_services.client.types import (
     EmbedOutcome,
     ImageInput,
@@ -58,6 +67,7 @@ from mplug_services.client.types import (
 __all__ = [
     "AlreadyExistsError",
     "AsyncClient",
+    "ClassifyOutcome",
     "Client",
     "ClientError",
     "CollectionInfo",
@@ -67,6 +77,7 @@ __all__ = [
     "ExplainOptions",
     "FailedPreconditionError",
     "FieldViolation",
+    "FillOutcome",
     "Filter",
     "GeneratedText",
     "GenerationOptions",
@@ -80,7 +91,10 @@ __all__ = [
     "Job",
     "JobState",
     "KeepImages",
+    "KnownQuestion",
+    "LabelScore",
     "Limits",
+    "MaskCandidate",
     "Match",
     "MatchOutcome",
     "Metric",
@@ -107,6 +121,8 @@ __all__ = [
     "ServerInfo",
     "TextOutcome",
     "TextProgress",
+    "TextSource",
+    "TextSpan",
     "TimeRange",
     "Timings",
     "TlsOptions",

@@ -22,6 +22,7 @@ from mplug_services.client import (
 )
 from mplug_services.client.async_connection import AsyncConnection
 from mplug_services.client.async_jobs import AsyncJobs
+from mplug_services.client.async_text_calls import AsyncTextCalls
 from mplug_services.client.generation_types import (
     ExplainOptions,
     GenerationOptions,
@@ -50,7 +51,7 @@ from mplug_services.client.types import (
 )
 
 
-class AsyncClient:
+class AsyncClient(AsyncTextCalls):
     """Talks to one server, from the event loop that it was made in.
 
     Every method takes a `timeout` in seconds, for each request that it makes, retries included;

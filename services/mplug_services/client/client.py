@@ -33,6 +33,7 @@ from mplug_services.client.generation_wire import progress_from_wire
 from mplug_services.client.ingest import IngestSession
 from mplug_services.client.jobs import Jobs
 from mplug_services.client.retry import DEFAULT_RETRY, RetryPolicy
+from mplug_services.client.text_calls import TextCalls
 from mplug_services.client.types import (
     EmbedOutcome,
     FloatVector,
@@ -48,7 +49,7 @@ from mplug_services.client.types import (
 )
 
 
-class Client:
+class Client(TextCalls):
     """Talks to one server; safe to use from several threads.
 
     Every method takes a `timeout` in seconds, for each request that it makes, retries included;

@@ -8,6 +8,8 @@ from mplug_services.client.errors import ClientError
 from mplug_services.client.types import FloatVector, ImageSource, ModelVersion, Timings
 
 Method = Literal["beam", "greedy", "sample"]
+FinishReason = Literal["", "end", "length", "stop"]
+"""`end`: the model ended the text; `length`: it has `max_length` tokens; `stop`: a stop text came; empty: not known."""
 
 _METHOD_OF = {
     "beam_size": "beam",
@@ -100,11 +102,15 @@ class GeneratedText:
     """Log-probability of the generated tokens, divided by the length penalty."""
     token_ids: tuple[int, ...]
     """Prompt and continuation, special tokens included."""
+    log_probs: tuple[float, ...] = ()
+    """Of each generated token, the last of `token_ids`; of `generate`, where they were asked for."""
+    finish_reason: FinishReason = ""
+    """Of `generate`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextOutcome:
-    """The result for one picture or question of a batch: texts or an error."""
+    """The result for one picture, question or text of a batch: texts or an error."""
 
     index: int
     texts: tuple[GeneratedText, ...] = ()
@@ -112,7 +118,7 @@ class TextOutcome:
     seed: int | None = None
     """The seed that was used; set by sampling."""
     truncated: bool = False
-    """The question was longer than the model reads; its end was left out."""
+    """The question, or the text, was longer than the model reads; its end was left out."""
     error: ClientError | None = None
     heat_maps: tuple[HeatMap, ...] = ()
     """One for each word of the best text, where they were asked for."""
@@ -139,6 +145,8 @@ class TextProgress:
     """The texts, best first; in the last message only."""
     seed: int | None = None
     """The seed that was used; set by sampling, in the last message."""
+    truncated: bool = False
+    """The text that was given was longer than the model reads; in the last message."""
 
     @property
     def finished(self) -> bool:

@@ -1,8 +1,11 @@
 """Between the client's values and the messages of captions, answers and reranking, both ways."""
 
+from collections.abc import Mapping
+
 from mplug_api.v1 import generation_pb2 as pb
 from mplug_api.v1 import search_service_pb2, vqa_service_pb2
 from mplug_services.client.generation_types import (
+    FinishReason,
     GeneratedText,
     GenerationOptions,
     Question,
@@ -17,6 +20,12 @@ _FUSION = {
     ScoreFusion.MATCH: search_service_pb2.SCORE_FUSION_MATCH,
     ScoreFusion.SUM: search_service_pb2.SCORE_FUSION_SUM,
     ScoreFusion.RECIPROCAL_RANK: search_service_pb2.SCORE_FUSION_RECIPROCAL_RANK,
+}
+
+_REASONS: Mapping[int, FinishReason] = {
+    pb.FINISH_REASON_END: "end",
+    pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_STOP: "stop",
 }
 
 
@@ -65,7 +74,16 @@ def question_to_wire(question: Question) -> vqa_service_pb2.Question:
 
 def texts_from_wire(message: pb.GeneratedTexts) -> tuple[GeneratedText, ...]:
     """Texts, best first."""
-    return tuple(GeneratedText(text.text, text.score, tuple(text.token_ids)) for text in message.texts)
+    return tuple(
+        GeneratedText(
+            text.text,
+            text.score,
+            tuple(text.token_ids),
+            tuple(text.log_probs),
+            _REASONS.get(text.finish_reason, ""),
+        )
+        for text in message.texts
+    )
 
 
 def seed_from_wire(message: pb.GeneratedTexts) -> int | None:

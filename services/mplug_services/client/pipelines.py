@@ -17,6 +17,7 @@ from mplug_services.client.generation_types import (
     RankOutcome,
     TextOutcome,
 )
+from mplug_services.client.text_pipelines import RemoteTextRunner
 from mplug_services.client.types import ImageSource
 
 
@@ -122,12 +123,14 @@ class RemoteRunner:
                 )
 
 
-def connect(task: str, address: str, settings: Mapping[str, Any]) -> RemoteRunner:
-    """The runner of one of ModelScope's tasks at an address.
+def connect(task: str, address: str, settings: Mapping[str, Any]) -> RemoteRunner | RemoteTextRunner:
+    """The runner of a task at an address; see `mplug.remote_models.connect`.
 
     Raises:
         ConfigError: An unknown setting.
     """
+    if task not in PIPELINE_TASKS:
+        return RemoteTextRunner(task, Client(address))
     try:
         options = GenerationOptions(**settings) if settings else None
     except TypeError as error:

@@ -68,6 +68,7 @@ class Limits:
     max_id_bytes: int
     queue_size: int
     max_explained_items: int
+    max_labels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class ServedModel:
     parameter_count: int
     licence: str
     max_text_tokens: int
+    continues_texts: bool = False
+    """Of text-generation: what it writes follows the text that it is given, instead of being made from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,16 +21,18 @@ from mplug.text_decoder import TextDecoder, share_words
 from mplug.text_encoder import TextEncoder
 from mplug.vqa import VqaModel
 from mplug.writing import WritingModel
-from mplug_services.config import IMAGE_SIZE_SETTINGS, MODEL_SETTINGS, ModelSource
+from mplug_services.config import IMAGE_SIZE_SETTINGS, MODEL_SETTINGS, TEXT_TASKS, ModelSource
 from mplug_services.runners.embed import EmbedRunner
 from mplug_services.runners.explain import ExplainRunner
 from mplug_services.runners.generate import AnswerRunner, CaptionRunner
 from mplug_services.runners.runner import Runner
+from mplug_services.runners.text_models import describe_text_model, load_text_model, make_text_runners
 from mplug_services.served_model import ServedModel
 from mplug_services.work import WorkKind
 
 Model = ContrastiveModel | Captioner | TaskModel
-Models = Mapping[str, Model]
+# Any: models of texts, which have no base in common; runners.text_models knows what they are.
+Models = Mapping[str, Model | Any]
 """By task."""
 
 
@@ -40,16 +42,16 @@ def model_loader(sources: Mapping[str, ModelSource], device: str, dtype: str) ->
     Its errors are those of `mplug.load`; where an image size is set, they name the setting.
 
     Args:
-        sources: by task (`retrieval`, `rerank`, `caption`, `vqa`); tasks of one folder share its modules in memory,
-            the image encoder only at one size.
+        sources: by task, as `config.MODEL_SETTINGS` has them; tasks of one folder of mPLUG share its modules in
+            memory, the image encoder only at one size.
         device: as for `mplug.load`.
-        dtype: as for `mplug.load`.
+        dtype: as for `mplug.load`, where a source gives none.
     """
 
     def load() -> Models:
-        models: dict[str, Model] = {}
+        models: dict[str, Model | Any] = {}
         for task, source in sources.items():
-            models[task] = _load(task, source, device, dtype)
+            models[task] = _load(task, source, device, source.dtype or dtype)
             for other in (name for name in models if name != task and sources[name].place == source.place):
                 _share_modules(models[other], models[task])
         return models
@@ -57,7 +59,10 @@ def model_loader(sources: Mapping[str, ModelSource], device: str, dtype: str) ->
     return load
 
 
-def _load(task: str, source: ModelSource, device: str, dtype: str) -> Model:
+# Any: as in Models.
+def _load(task: str, source: ModelSource, device: str, dtype: str) -> Model | Any:
+    if task in TEXT_TASKS:
+        return load_text_model(task, source.place, device, dtype)
     # Any: which task it is, and so which of load's overloads, shows only here.
     load: Any = mplug.load
     try:
@@ -93,7 +98,8 @@ def _share_words(first: TaskModel, second: TaskModel) -> None:
 
 def make_runners(models: Models) -> dict[WorkKind, Runner]:
     """Runners of everything that the models can do."""
-    runners: list[Runner] = []
+    texts = {task: model for task, model in models.items() if task in TEXT_TASKS}
+    runners: list[Runner] = make_text_runners(texts)
     for model in models.values():
         if isinstance(model, RerankModel):
             runners += _rerank_runners(model)
@@ -115,8 +121,11 @@ def _rerank_runners(model: RerankModel) -> list[Runner]:
     return make_rerank_runners(model)
 
 
-def describe(task: str, model: Model) -> ServedModel:
+# Any: as in Models.
+def describe(task: str, model: Model | Any) -> ServedModel:
     """What callers may know of a model."""
+    if task in TEXT_TASKS:
+        return describe_text_model(task, model)
     return ServedModel(
         name=model.name,
         task=task,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from mplug_services.work import WorkItem, WorkKind
@@ -13,6 +13,10 @@ settlement counts. A `work.Progress` settles nothing and goes to whoever listens
 
 Alive = Callable[[int], bool]
 """`alive(i)` is False once item i is settled, its caller has gone or its deadline has passed."""
+
+
+Newcomers = Mapping[int, WorkItem]
+"""Items that have joined a batch, by place."""
 
 
 class Runner(Protocol):
@@ -30,8 +34,10 @@ class Runner(Protocol):
         the generator when no item is alive any more. What is past its deadline has failed by the time the generator
         goes on. An exception that it raises is the error of all items not yet settled; so is ending without settling.
 
+        Where items may join a batch that has begun (`WorkItem.joins`), a `yield` gives `Newcomers`, or None.
+
         Args:
-            items: the batch.
+            items: the batch; their places are their numbers here.
             deliver: settles an item; may be called at any time, mostly before the last quantum for some of them.
             alive: whether an item is still of use. Asked after a `yield`, it says who left meanwhile.
         """

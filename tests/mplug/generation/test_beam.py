@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from generation_cases import EOS, Naive, TableDecoder
+from generation_cases import EOS, Naive, TableDecoder, check_texts
 from mplug.generation import Finished, GenerationConfig, Token, generate, stream
 
 configs = st.builds(
@@ -34,8 +33,7 @@ def test_the_search_is_the_naive_one(
         naive = Naive(lambda text, item=item: decoder.logits(item, text), prompt, config)  # type: ignore[misc]
         wanted = naive.generate()
         assume(naive.margin > 1e-5)
-        assert [one.ids for one in texts] == [one.ids for one in wanted]
-        assert [one.score for one in texts] == pytest.approx([one.score for one in wanted], abs=1e-4)
+        check_texts(texts, wanted)
 
 
 @settings(max_examples=60, deadline=None)

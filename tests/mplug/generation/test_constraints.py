@@ -55,7 +55,7 @@ def test_lengths_are_kept(seed: int, method: str, bounds: tuple[int, int]) -> No
 def test_bans_leave_the_others_as_they_are() -> None:
     logits = torch.randn(1, 12)
     config = GenerationConfig(min_length=3, no_repeat_ngram_size=1)
-    log_probs = constrained_log_probs(logits.clone(), [[5, 7]], 2, config, EOS)
+    log_probs = constrained_log_probs(logits.clone(), [[5, 7]], [2], config, EOS)
     for token, (ours, plain) in enumerate(zip(log_probs[0], logits.log_softmax(-1)[0], strict=True)):
         assert ours == (BANNED if token in (5, 7, EOS) else plain)
 
@@ -63,7 +63,7 @@ def test_bans_leave_the_others_as_they_are() -> None:
 def test_repetition_is_penalised_on_both_sides_of_zero() -> None:
     logits = torch.tensor([[1.0, -1.0, 2.0, -2.0]])
     config = GenerationConfig(repetition_penalty=2.0, min_length=0)
-    log_probs = constrained_log_probs(logits.clone(), [[0, 1, 1]], 0, config, 3)
+    log_probs = constrained_log_probs(logits.clone(), [[0, 1, 1]], [0], config, 3)
     assert torch.allclose(log_probs, torch.tensor([[0.5, -2.0, 2.0, -2.0]]).log_softmax(-1))
 
 

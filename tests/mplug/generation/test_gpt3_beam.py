@@ -30,13 +30,13 @@ class NaiveGpt3(Naive):
             self.decided([total for _, total in longer[: 2 * size + 1]])
             for text, total in longer[:size]:
                 if text[-1] == self.eos_id:
-                    stored = self.best([*stored, Hypothesis(tuple(text), total / full)])
+                    stored = self.best([*stored, self.scored(text, total / full)])
             attainable = longer[0][1] / (step + 1) ** power
             if len(stored) == size and self.reaches(min(one.score for one in stored), attainable):
                 return self.best(stored)
             beams = [one for one in longer[: 2 * size] if one[0][-1] != self.eos_id][:size]
         for text, total in beams:
-            stored = self.best([*stored, Hypothesis(tuple(text), total / full)])
+            stored = self.best([*stored, self.scored(text, total / full)])
         return stored
 
     def best(self, stored: list[Hypothesis]) -> list[Hypothesis]:

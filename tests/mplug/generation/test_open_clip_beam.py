@@ -26,6 +26,9 @@ class NaiveOpenClip(Naive):
             logits[token] = logits[token] / factor if logits[token] > 0 else logits[token] * factor
         return [-1e20 if ban else float(logit) for logit, ban in zip(logits, banned, strict=True)]
 
+    def value(self, text: Sequence[int], generated: int, token: int) -> float:
+        return self.scores(text, generated)[token]
+
     def beam_search(self) -> list[Hypothesis]:
         size, power = self.config.beam_size, self.config.length_penalty
         beams: list[tuple[list[int], float]] = [(list(self.prompt), 0.0)]
@@ -41,13 +44,13 @@ class NaiveOpenClip(Naive):
             length = len(longer[0][0])
             for text, total in longer[:size]:
                 if text[-1] == self.eos_id:
-                    stored = self.store(stored, Hypothesis(tuple(text), total / length**power))
+                    stored = self.store(stored, self.scored(text, total / length**power))
             beams = [one for one in longer[: 2 * size] if one[0][-1] != self.eos_id][:size]
             attainable = longer[0][1] / length**power
             if len(stored) == size and self.beats(min(one.score for one in stored), attainable):
                 return self.ordered(stored)
         for text, total in beams:
-            stored = self.store(stored, Hypothesis(tuple(text), total / len(text) ** power))
+            stored = self.store(stored, self.scored(text, total / len(text) ** power))
         return self.ordered(stored)
 
     def store(self, stored: list[Hypothesis], one: Hypothesis) -> list[Hypothesis]:

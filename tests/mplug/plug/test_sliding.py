@@ -156,6 +156,16 @@ def test_scores_are_sums_of_log_probabilities() -> None:
     total = sum(float(row[token]) for row, token in zip(log_probs, ids[1:], strict=True) if token != 100)
     assert 100 not in ids, "the model was chosen so"
     assert text.score == pytest.approx(total / greedy(3).penalty(3), rel=1e-4)
+    assert text.score == pytest.approx(sum(text.log_probs) / greedy(3).penalty(3))
+
+
+def test_every_shown_token_has_its_log_probability() -> None:
+    for model in MODELS:
+        for text in written(
+            model, [[101, *range(first, first + 4), SEP] for first in (3, 9, 20)], greedy(22)
+        ):
+            assert len(text.ids) == 1 + len(text.log_probs)
+            assert all(log_prob < 0 for log_prob in text.log_probs)
 
 
 def test_a_broken_model_ends_its_texts() -> None:

@@ -12,6 +12,7 @@ from golden.mplug_cases import tiny
 from mplug.checkpoints import native
 from mplug.vqa import VqaModel
 from mplug_services.cli import main
+from text_models import write_folder
 
 Output = pytest.CaptureFixture[str]
 
@@ -70,6 +71,19 @@ def test_a_folder(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("COLUMNS", "120")
     assert main(["models", str(tmp_path / "own")]) == 0
     assert "not here: lacks 2 parameters of itm_head" in capsys.readouterr().out
+
+
+def test_folders_of_text_models(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["models", str(write_folder("palm", tmp_path))]) == 0
+    assert "encoder 13,072" in capsys.readouterr().out
+    assert main(["models", str(write_folder("nli", tmp_path)), "--json"]) == 0
+    (tasks,) = json.loads(capsys.readouterr().out).values()
+    assert {task for task, size in tasks.items() if "parameters" in size} == {
+        "text-classification",
+        "zero-shot-classification",
+    }
+    assert tasks["fill-mask"] == {"not here": f"{tmp_path / 'nli'} was made for nli, and cannot do fill-mask"}
 
 
 def test_the_shipped_model(capsys: Output) -> None:

@@ -14,6 +14,7 @@ from mplug_services.client.jobs import Jobs
 PUBLIC_NAMES = [
     "AlreadyExistsError",
     "AsyncClient",
+    "ClassifyOutcome",
     "Client",
     "ClientError",
     "CollectionInfo",
@@ -23,6 +24,7 @@ PUBLIC_NAMES = [
     "ExplainOptions",
     "FailedPreconditionError",
     "FieldViolation",
+    "FillOutcome",
     "Filter",
     "GeneratedText",
     "GenerationOptions",
@@ -36,7 +38,10 @@ PUBLIC_NAMES = [
     "Job",
     "JobState",
     "KeepImages",
+    "KnownQuestion",
+    "LabelScore",
     "Limits",
+    "MaskCandidate",
     "Match",
     "MatchOutcome",
     "Metric",
@@ -63,6 +68,8 @@ PUBLIC_NAMES = [
     "ServerInfo",
     "TextOutcome",
     "TextProgress",
+    "TextSource",
+    "TextSpan",
     "TimeRange",
     "Timings",
     "TlsOptions",
@@ -76,6 +83,7 @@ PUBLIC_NAMES = [
 METHODS = [
     "answer",
     "caption",
+    "classify",
     "close",
     "count",
     "create_collection",
@@ -84,6 +92,8 @@ METHODS = [
     "delete_collection",
     "embed_images",
     "embed_texts",
+    "fill_mask",
+    "generate",
     "get",
     "get_collection",
     "ingest",
@@ -97,6 +107,7 @@ METHODS = [
     "set_alias",
     "stream_answer",
     "stream_caption",
+    "stream_generate",
     "upsert",
 ]
 
@@ -104,7 +115,7 @@ JOB_METHODS = ["cancel", "get", "list", "train", "wait", "watch"]
 
 
 def methods(kind: type) -> list[str]:
-    return sorted(name for name in vars(kind) if not name.startswith("_"))
+    return sorted(name for name in dir(kind) if not name.startswith("_"))
 
 
 def test_the_public_names_are_these() -> None:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mplug.evaluation.cider import CiderReward
@@ -76,6 +77,8 @@ class Rewarding:
         """`scst_loss` of a batch, counted from 0."""
         images = self._batches.batch(number)
         tokens_BND = draw_views(self._tokens, [image.path for image in images], chance)
+        # Dropped before writing: what is rewarded is what can be written of a picture that is not known by heart.
+        tokens_BND = F.dropout(tokens_BND, self._config.token_dropout)
         language = "en" if chance.random() < self._config.batch.english else "zh"
         prompt = list(self._model.tokenizer.encode(PROMPT_ZH).ids[1:-1]) if language == "zh" else []
         texts = self._write(tokens_BND, prompt)

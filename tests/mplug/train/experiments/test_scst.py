@@ -92,9 +92,9 @@ def test_what_stands_behind_the_end_is_no_part_of_a_caption() -> None:
     found = experiment()
     caption = found.trained.caption(pictures(0, 0).pixels[:1])[0][0]
     ids = (101, 9, 102, 8, 102)
-    hypothesis = type(caption.hypothesis)(ids, 0.0)
+    hypothesis = type(caption.hypothesis)(ids, 0.0, (0.0,) * 4)
     assert found._ended(type(caption)("", hypothesis)) == [101, 9, 102]
-    assert found._ended(type(caption)("", type(hypothesis)((101, 9), 0.0))) == [101, 9]
+    assert found._ended(type(caption)("", type(hypothesis)((101, 9), 0.0, (0.0,)))) == [101, 9]
 
 
 def test_cider_prefers_what_people_wrote() -> None:
