@@ -74,10 +74,7 @@ class JobService(JobServiceServicer):
                     await _expect_no_rows(request_iterator)
                 else:
                     upload = await self._pool.run_patiently(Upload, folder, self._config.max_job_bytes)
-                    try:
-                        await self._receive(request_iterator, upload, order.row_task)
-                    finally:
-                        upload.drop()
+                    await self._receive(request_iterator, upload, order.row_task)
                 added = await self._manager.add(record, folder)
         return pb.CreateJobResponse(job=write_job(added))
 

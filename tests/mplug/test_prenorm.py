@@ -32,7 +32,7 @@ class Decoder(CachedDecoder[PackedPreNorm]):
             head_width=WIDTH // HEADS,
         )
         super().__init__(sizes)
-        self.words = nn.Embedding(VOCAB, WIDTH)
+        self.table = nn.Embedding(VOCAB, WIDTH)
         self.layers = nn.ModuleList(
             PreNormCrossLayer(WIDTH, HEADS, 24, memory_width=MEMORY, eps=1e-5, approximate=approximate)
             for _ in range(2)
@@ -41,20 +41,20 @@ class Decoder(CachedDecoder[PackedPreNorm]):
         self.bias = nn.Parameter(torch.randn(VOCAB))
 
     def forward(self, ids_BL: Tensor, memory_BND: Tensor, memory_mask: Tensor) -> Tensor:
-        x_BLD = self.words(ids_BL)
+        x_BLD = self.table(ids_BL)
         causal = torch.ones(ids_BL.shape[1], ids_BL.shape[1], dtype=torch.bool).tril()
         for layer in self.layers:
             x_BLD = layer(x_BLD, memory_BND, mask=causal, memory_mask=memory_mask[:, None, None])
-        return F.linear(self.norm(x_BLD), self.words.weight, self.bias)
+        return F.linear(self.norm(x_BLD), self.table.weight, self.bias)
 
     def _make_packed(self) -> PackedPreNorm:
         layers = [cast(PreNormCrossLayer, layer) for layer in self.layers]
-        return PackedPreNorm(layers, self.norm, self.words.weight, self.bias)
+        return PackedPreNorm(layers, self.norm, self.table, self.bias)
 
     def _read_tokens(
         self, ids_SL: Tensor, positions_SL: Tensor, state: DecoderState, mask: Tensor | None
     ) -> Tensor:
-        return self._pack().read(self.words(ids_SL), state, mask)
+        return self._pack().read(self.table(ids_SL), state, mask)
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])

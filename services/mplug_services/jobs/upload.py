@@ -36,7 +36,6 @@ class Upload:
         self._max_bytes = max_bytes
         self._pictures: dict[str, bytes] = {}
         self.folder.mkdir()
-        self._rows: TextIO = (self.folder / ROWS_FILE).open("w", encoding="utf-8")
 
     def add(self, rows: Sequence[tuple[SentRow, bytes, Sequence[tuple[str, str]]]]) -> None:
         """Write rows.
@@ -48,12 +47,15 @@ class Upload:
         Raises:
             ServiceError: enough is wrong, or there is too much.
         """
-        for row, image, wrong in rows:
-            number = self.count
-            self.count += 1
-            self.faults |= {f"rows[{number}].{field}": reason for field, reason in wrong}
-            if not self.faults:
-                self._write(number, row if row.name else replace(row, name=made_name(number, image)), image)
+        # Opened for each part: a client may go at any time, and nobody would close what is held open meanwhile.
+        with (self.folder / ROWS_FILE).open("a", encoding="utf-8") as stream:
+            for row, image, wrong in rows:
+                number = self.count
+                self.count += 1
+                self.faults |= {f"rows[{number}].{field}": reason for field, reason in wrong}
+                if not self.faults:
+                    named = row if row.name else replace(row, name=made_name(number, image))
+                    self._write(number, named, image, stream)
         if len(self.faults) >= MAX_NAMED_FAULTS:
             self.refuse()
 
@@ -63,17 +65,12 @@ class Upload:
         Raises:
             ServiceError: there is nothing, or something is wrong.
         """
-        self.drop()
         if self.faults:
             self.refuse()
         if not self.count:
             raise _refusal(
                 "NO_ROWS", "rows: there are none; send some, or name data under a job root", {"rows": "none"}
             )
-
-    def drop(self) -> None:
-        """Write nothing more; again is harmless."""
-        self._rows.close()
 
     def refuse(self) -> None:
         """Say what is wrong.
@@ -85,13 +82,13 @@ class Upload:
         more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
         raise _refusal("BAD_ROWS", f"{field}: {reason}{more}", self.faults)
 
-    def _write(self, number: int, row: SentRow, image: bytes) -> None:
+    def _write(self, number: int, row: SentRow, image: bytes, stream: TextIO) -> None:
         line = json.dumps(columns(row), ensure_ascii=False) + "\n"
         self._room -= len(line.encode()) + len(image)
         if self._room < 0:
             message = f"the limit is {self._max_bytes} bytes for all rows together; put them under a job root"
             raise _refusal("DATA_TOO_LARGE", f"rows[{number}]: {message}", {f"rows[{number}]": message})
-        self._rows.write(line)
+        stream.write(line)
         digest = hashlib.sha256(image).digest()
         if row.name in self._pictures:
             if self._pictures[row.name] != digest:
@@ -101,8 +98,8 @@ class Upload:
         file = self.folder / row.name
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("xb") as stream:
-                stream.write(image)
+            with file.open("xb") as picture:
+                picture.write(image)
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             self.faults[f"rows[{number}].name"] = (
                 f"{row.name!r} cannot be a file and a folder of other pictures"

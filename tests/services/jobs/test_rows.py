@@ -120,14 +120,12 @@ def test_rows_of_one_name_are_of_one_picture(upload: Upload) -> None:
     assert not upload.faults
     add(upload, (row, picture(2)))
     assert list(upload.faults) == ["rows[2].name"]
-    upload.drop()
 
 
 @pytest.mark.parametrize("names", [("a", "a/b.png"), ("a/b.png", "a")])
 def test_a_file_is_no_folder(upload: Upload, names: tuple[str, str]) -> None:
     add(upload, *((SentRow(name=name, captions=("a",)), PNG) for name in names))
     assert list(upload.faults) == ["rows[1].name"]
-    upload.drop()
 
 
 def test_all_faults_are_told_together(upload: Upload) -> None:
@@ -144,7 +142,6 @@ def test_all_faults_are_told_together(upload: Upload) -> None:
 def test_a_client_that_sends_nothing_good_is_not_read_to_its_end(upload: Upload) -> None:
     with pytest.raises(ServiceError):
         add(upload, *[(SentRow(), PNG)] * (MAX_NAMED_FAULTS + 1))
-    upload.drop()
 
 
 def test_too_much_is_refused_where_it_is_too_much(tmp_path: Path) -> None:
@@ -152,7 +149,6 @@ def test_too_much_is_refused_where_it_is_too_much(tmp_path: Path) -> None:
     rows: list[Any] = [(CAPTIONED, PNG)] * 5
     with pytest.raises(ServiceError, match=r"rows\[2\]: the limit is") as refused:
         add(upload, *rows)
-    upload.drop()
     assert refused.value.failure.reason == "DATA_TOO_LARGE"
 
 
