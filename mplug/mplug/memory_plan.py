@@ -27,7 +27,7 @@ from mplug.checkpoints.skeleton import skeleton
 from mplug.decoder_state import GROWTH
 from mplug.errors import MplugError
 from mplug.quantization import QUANTIZED, QUANTIZED_NAMES, lay_out
-from mplug.quantized_linear import COMPUTED, ROUNDED_AT_A_TIME
+from mplug.quantized_linear import COMPUTED, WIDENED_AT_A_TIME
 
 Place = Literal["cpu", "cuda"]
 WEIGHT_TYPES: Mapping[str, torch.dtype] = {
@@ -218,5 +218,5 @@ def _workspace(shape: Shape, itemsize: int, use: Use, *, widens: bool) -> int:
     logits = use.batch * use.sequences * shape.vocab * (itemsize + 3 * _FLOAT32)
     if not widens:
         return activations + logits
-    widened = rows * (shape.width + shape.ffn) * _FLOAT32 + 2 * ROUNDED_AT_A_TIME * _FLOAT32
+    widened = rows * (shape.width + shape.ffn) * _FLOAT32 + 2 * WIDENED_AT_A_TIME * _FLOAT32
     return activations + logits + widened

@@ -22,9 +22,11 @@ COMPUTED = torch.bfloat16
 """What is multiplied with, and what everything of a quantized model is that is not a matrix."""
 GROUP = 32
 """Inputs that share a scale and a zero in int4: of torch's choices (32, 64, 128, 256) the one of least error."""
-ROUNDED_AT_A_TIME = 1 << 19
-"""Numbers that are quantized, or widened, at a time (2 MiB in float32)."""
-MANY_ROWS = 24
+ROUNDED_AT_A_TIME = 1 << 20
+"""Numbers that are quantized at a time (4 MiB in float32)."""
+WIDENED_AT_A_TIME = 1 << 22
+"""Numbers that are widened at a time (16 MiB in float32): fewer, and threads wait for each other more often."""
+MANY_ROWS = 48
 """From so many rows on it is faster to widen int8 rows and multiply in float32, on a processor without AMX."""
 
 
@@ -60,7 +62,7 @@ class Int8Rows(_Numbers):
         """Quantize a matrix (outputs, D), where it is."""
         levels = torch.empty(matrix.shape, dtype=torch.int8, device=matrix.device)
         scale = torch.empty(len(matrix), dtype=COMPUTED, device=matrix.device)
-        for part in _parts(*matrix.shape):
+        for part in _parts(*matrix.shape, most=ROUNDED_AT_A_TIME):
             levels[part], scale[part] = quantize_rows(matrix[part], COMPUTED)
         self.levels, self.scale = _still(levels), scale
 
@@ -86,7 +88,7 @@ class Int8Rows(_Numbers):
         x_PD = x_PD.to(kind)
         products = [
             (F.linear(x_PD, self.levels[part].to(kind)) * self.scale[part]).to(COMPUTED)
-            for part in _parts(*self.levels.shape)
+            for part in _parts(*self.levels.shape, most=WIDENED_AT_A_TIME)
         ]
         return products[0] if len(products) == 1 else torch.cat(products, dim=1)
 
@@ -117,7 +119,7 @@ class Int4Groups(_Numbers):
         outputs, inputs = matrix.shape
         levels = torch.empty(outputs, inputs // 2, dtype=torch.uint8)
         scale_zero = torch.empty(inputs // GROUP, outputs, 2, dtype=COMPUTED)
-        for part in _parts(outputs, inputs, multiple=64):
+        for part in _parts(outputs, inputs, most=ROUNDED_AT_A_TIME, multiple=64):
             found, scale_zero[:, part] = _four_bits(matrix[part])
             levels[part] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(found, 1)
         self.levels, self.scale_zero = _still(levels), scale_zero
@@ -246,8 +248,8 @@ def _four_bits(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return levels.flatten(1).to(torch.int32), torch.stack([scale, zero], dim=-1).transpose(0, 1)
 
 
-def _parts(rows: int, width: int, *, multiple: int = 1) -> Iterator[slice]:
-    step = max(ROUNDED_AT_A_TIME // width // multiple, 1) * multiple
+def _parts(rows: int, width: int, *, most: int, multiple: int = 1) -> Iterator[slice]:
+    step = max(most // width // multiple, 1) * multiple
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 

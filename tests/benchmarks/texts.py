@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -28,8 +29,10 @@ from mplug.palm.config import PalmConfig, PalmDecoderConfig
 from mplug.palm.model import PalmModel
 from mplug.plug.config import PlugConfig
 from mplug.plug.model import PlugModel
+from mplug.quantization import QUANTIZED_NAMES, quantize
 
-GPT2, CACHE, NONE, BFLOAT16, READ = "transformers' GPT-2", "ours", "without a cache", "bfloat16", "read"
+GPT2, CACHE, NONE, READ = "transformers' GPT-2", "ours", "without a cache", "read"
+BFLOAT16, INT8 = "bfloat16", "int8"
 REFERENCE = "the reference's loop"
 
 
@@ -78,7 +81,11 @@ def _gpt3_rows(sizes: Sizes) -> list[tuple[str, str, str]]:
     decoder = Gpt3Decoder(sizes.gpt3).eval()
     spread(decoder)
     theirs = gpt2(decoder, sizes.gpt3)
-    ours, half = freeze(copy.deepcopy(decoder)), freeze(copy.deepcopy(decoder).to(torch.bfloat16))
+    ours = freeze(copy.deepcopy(decoder))
+    smaller = {
+        BFLOAT16: freeze(copy.deepcopy(decoder).to(torch.bfloat16)),
+        **{name: quantize(copy.deepcopy(decoder), kind) for name, kind in QUANTIZED_NAMES.items()},
+    }
     prompt, tokens = list(range(100, 100 + sizes.prompt)), sizes.tokens
     gpt2_write = gpt2_writer(theirs, prompt, tokens)
     ids = write(ours, prompt, tokens)
@@ -88,7 +95,7 @@ def _gpt3_rows(sizes: Sizes) -> list[tuple[str, str, str]]:
             CACHE: lambda: write(ours, prompt, tokens),
             GPT2: gpt2_write,
             NONE: lambda: gpt3_without_cache(decoder, prompt, tokens),
-            BFLOAT16: lambda: write(half, prompt, tokens),
+            **{name: partial(write, model, prompt, tokens) for name, model in smaller.items()},
             READ: read_memory,
         },
         sizes.rounds,
@@ -99,13 +106,27 @@ def _gpt3_rows(sizes: Sizes) -> list[tuple[str, str, str]]:
     return [
         (f"{name}, ÷ {GPT2}", "≥ 1.3", str(timings.speedup(CACHE, GPT2))),
         (f"{name}, ÷ its reference's plain model, which has no cache", "", str(timings.speedup(CACHE, NONE))),
-        (f"{name}, bfloat16 ÷ float32", "", str(timings.speedup(BFLOAT16, CACHE))),
+        *(
+            (
+                f"{name}, in {kind}, ÷ {GPT2} ({_agreement(model, ids, len(prompt))} of {tokens} tokens are float32's)",
+                "≥ 2" if kind == INT8 else "",
+                str(timings.speedup(kind, GPT2)),
+            )
+            for kind, model in smaller.items()
+        ),
         (
             f"{name}, time a token ÷ (bytes of the matrices ÷ bandwidth of reading)",
             "",
             _over_bound(timings, bits // 2, tokens),
         ),
     ]
+
+
+def _agreement(model: Gpt3Decoder, ids: Sequence[int], given: int) -> int:
+    """How many of a text's tokens a model finds the likeliest, reading those before them."""
+    chosen = model(torch.tensor([ids]))[0, given - 1 : -1]
+    chosen[:, model.eos_id] = -torch.inf
+    return int((chosen.argmax(-1) == torch.tensor(ids[given:])).sum())
 
 
 def _over_bound(timings: Timings, num_bytes: int, tokens: int) -> str:
@@ -122,8 +143,8 @@ def _plug_rows(sizes: Sizes) -> list[tuple[str, str, str]]:
     rows = []
     for tokens in (sizes.tokens, sizes.plug_tokens):
         contenders: dict[str, Callable[[], Sequence[int]]] = {
-            CACHE: lambda tokens=tokens: write_plug(ours, source, tokens),  # type: ignore[misc]
-            REFERENCE: lambda tokens=tokens: plug_like_the_reference(model, source, tokens),  # type: ignore[misc]
+            CACHE: partial(write_plug, ours, source, tokens),
+            REFERENCE: partial(plug_like_the_reference, model, source, tokens),
         }
         assert contenders[CACHE]() == contenders[REFERENCE](), "both write one text"
         timings = interleave(contenders, sizes.rounds)

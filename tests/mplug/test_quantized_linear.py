@@ -85,7 +85,8 @@ def test_a_matrix_is_quantized_and_multiplied_part_by_part(
     weight, x_PD = drawn(208, 64), drawn(40, 64, seed=1).bfloat16()
     whole = filled(kind, weight)
     wanted = whole.multiply(x_PD)
-    monkeypatch.setattr(quantized_linear, "ROUNDED_AT_A_TIME", 64 * 64)
+    for name in ("ROUNDED_AT_A_TIME", "WIDENED_AT_A_TIME"):
+        monkeypatch.setattr(quantized_linear, name, 64 * 64)
     parted = filled(kind, weight)
     assert torch.equal(parted.levels, whole.levels)
     assert torch.equal(parted.multiply(x_PD), wanted)

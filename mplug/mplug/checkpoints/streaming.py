@@ -130,8 +130,19 @@ def fill(
         unknown=tuple(key for name, key in rest.items() if not is_unused(name)),
         original_name=lambda ours: theirs.get(ours, ours),
     )
-    if torch.device(device).type == "meta":
-        return report
+    if torch.device(device).type != "meta":
+        _read_into(model, shards, known, names, device, dtype)
+    return report
+
+
+def _read_into(
+    model: nn.Module,
+    shards: Shards,
+    known: Mapping[str, Source],
+    names: Mapping[str, Sequence[str]],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> None:
     room = None
     if dtype in QUANTIZED:
         lay_out(model, dtype, device)
@@ -145,7 +156,6 @@ def fill(
         kept = COMPUTED if dtype in QUANTIZED else dtype
         for name, tensor in source.take(parts, device, kept).items():
             _set(model, names[name], nn.Parameter(tensor))
-    return report
 
 
 def _is_quantized(model: nn.Module, name: str) -> bool:

@@ -31,13 +31,16 @@ class PlugEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(config.hidden, eps=config.eps) if config.pre_norm else None
 
-    def forward(self, ids_BN: Tensor, mask_BN: Tensor, types_BN: Tensor | None = None) -> Tensor:
+    def forward(
+        self, ids_BN: Tensor, mask_BN: Tensor, types_BN: Tensor | None = None, *, as_served: bool = False
+    ) -> Tensor:
         """Encode a padded batch of texts.
 
         Args:
             ids_BN: int64 (B, N), padding behind.
             mask_BN: bool (B, N), True = a real token.
             types_BN: int64 (B, N), types of the tokens; None: all are of type 0.
+            as_served: in training, too, compute what inference does, so that this is what is learnt.
 
         Returns:
             (B, N, D); token 0 stands for the text.
@@ -47,7 +50,7 @@ class PlugEncoder(nn.Module):
         """
         states_BND = self.states(ids_BN, mask_BN, types_BN)[-1]
         if self.norm is not None:
-            for _ in range(1 if self.training else 2):
+            for _ in range(1 if self.training and not as_served else 2):
                 states_BND = self.norm(states_BND)
         return states_BND
 

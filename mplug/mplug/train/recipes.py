@@ -29,10 +29,12 @@ from mplug.train.experiments.recipes import (
 )
 from mplug.train.mini import config as mini
 from mplug.train.readers.parts import Data, single_folder
+from mplug.train.text import config as text
 
 if TYPE_CHECKING:
     from mplug.train.experiment import Experiment
     from mplug.train.mini.config import WholeStageConfig
+    from mplug.train.text.config import MiniTextConfig, TextRunConfig
 
 ConfigT = TypeVar("ConfigT", bound=LoopConfig)
 
@@ -114,6 +116,24 @@ def _pretraining(config: PretrainConfig, data: Data) -> Experiment:
     return pretraining(config, data)
 
 
+def _texts(config: TextRunConfig, data: Data) -> Experiment:
+    from mplug.train.text.finetuning import finetuning
+
+    return finetuning(config, data)
+
+
+def _poem_mini(config: MiniTextConfig, data: Data) -> Experiment:
+    from mplug.train.text.minis import poem_mini
+
+    return poem_mini(config, single_folder(data))
+
+
+def _palm_mini(config: MiniTextConfig, data: Data) -> Experiment:
+    from mplug.train.text.minis import palm_mini
+
+    return palm_mini(config, single_folder(data))
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe(Generic[ConfigT]):
     """What `mplug train NAME` runs."""
@@ -133,6 +153,11 @@ RECIPES: dict[str, Recipe[Any]] = {
     "finetune-retrieval": Recipe(finetune_retrieval, _retrieval),
     "finetune-vqa": Recipe(finetune_vqa, _answering),
     "pretrain": Recipe(pretrain, _pretraining),
+    "finetune-text": Recipe(text.finetune_text, _texts),
+    "gpt3-poem-mini-base": Recipe(text.poem_mini_base, _poem_mini),
+    "gpt3-poem-mini": Recipe(text.poem_mini, _poem_mini),
+    "palm-mini-base": Recipe(text.palm_mini_base, _palm_mini),
+    "palm-mini": Recipe(text.palm_mini, _palm_mini),
 }
 
 

@@ -2,13 +2,14 @@
 
 import argparse
 
-from mplug_services.cli import eval_captions, eval_retrieval, eval_search, eval_vqa
+from mplug_services.cli import eval_captions, eval_retrieval, eval_search, eval_text, eval_vqa
 
 EVALUATIONS = {
     "search": eval_search,
     "retrieval": eval_retrieval,
     "captions": eval_captions,
     "vqa": eval_vqa,
+    "text": eval_text,
 }
 
 

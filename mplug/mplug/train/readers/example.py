@@ -14,6 +14,7 @@ TASK_FIELDS: Mapping[str, tuple[str, ...]] = {
     "vqa": ("image", "question", "answers"),
     "classify": ("image", "label"),
     "text": ("text", "target"),
+    "write": ("text",),
 }
 """The fields of `Example` that a task cannot do without; Chinese captions stand in for English ones."""
 

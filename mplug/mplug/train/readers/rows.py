@@ -24,7 +24,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "kind": ("type", "kind"),
     "language": ("lang", "language"),
     "label": ("label",),
-    "text": ("text",),
+    "text": ("text", "source"),
     "target": ("target", "summary"),
     "split": ("split",),
     "set_name": ("set",),
@@ -33,7 +33,12 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 """Columns that a field is read from, the first one that a row has; `Columns.names` names another."""
 
 _ALWAYS = ("key", "split", "set_name", "identity")
-_COMPANIONS = {"captions": ("captions_zh",), "question": ("kind", "language"), "answers": ("weights",)}
+_COMPANIONS = {
+    "captions": ("captions_zh",),
+    "question": ("kind", "language"),
+    "answers": ("weights",),
+    "text": ("target",),
+}
 """What is read along with a field."""
 
 
