@@ -22,8 +22,8 @@ COMPUTED = torch.bfloat16
 """What is multiplied with, and what everything of a quantized model is that is not a matrix."""
 GROUP = 32
 """Inputs that share a scale and a zero in int4: of torch's choices (32, 64, 128, 256) the one of least error."""
-ROUNDED_AT_A_TIME = 1 << 20
-"""Numbers that are quantized at a time (4 MiB in float32)."""
+ROUNDED_AT_A_TIME = 1 << 18
+"""Numbers that are quantized at a time (1 MiB in float32)."""
 WIDENED_AT_A_TIME = 1 << 22
 """Numbers that are widened at a time (16 MiB in float32): fewer, and threads wait for each other more often."""
 MANY_ROWS = 48

@@ -31,7 +31,7 @@ def quantize_rows(tensor: Tensor, scale_type: torch.dtype = torch.float16) -> tu
     scale = (largest / 127).clamp(max=torch.finfo(scale_type).max).to(scale_type)
     scale = torch.where((scale == 0) & (largest > 0), torch.finfo(scale_type).smallest_normal, scale)
     divisor = torch.where(scale == 0, torch.ones_like(scale), scale).to(torch.float32)
-    levels = (rows / divisor[:, None]).round().clamp(-127, 127).to(torch.int8)
+    levels = (rows / divisor[:, None]).round_().clamp_(-127, 127).to(torch.int8)
     return levels.reshape(tensor.shape), scale
 
 
