@@ -15,11 +15,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mplug.packed_linear import FrozenLinear
 from mplug.preprocess import PreprocessConfig
 
 if TYPE_CHECKING:
@@ -66,11 +68,28 @@ def fingerprint(
     return digest.hexdigest()
 
 
+def held_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A module's tensors as they are held, by the names of the module that was not frozen.
+
+    Unlike those of `state_dict`, quantized matrices are not widened, so nothing is copied.
+    """
+    tensors = {}
+    for path, part in module.named_modules():
+        names = {"stored": "weight"} if isinstance(part, FrozenLinear) else {}
+        own = chain(part.named_parameters(path, recurse=False), part.named_buffers(path, recurse=False))
+        for key, tensor in own:
+            before, _, name = key.rpartition(".")
+            tensors[f"{before}.{names.get(name, name)}"] = tensor
+    return tensors
+
+
 def _tensor_parts(tensors: Mapping[str, Tensor]) -> Iterable[bytes | memoryview]:
     for key in sorted(tensors):
         if key.endswith("num_batches_tracked"):
             continue
         tensor = tensors[key].detach().cpu()
+        if tensor.is_mkldnn:
+            tensor = tensor.to_dense()
         if tensor.is_floating_point():
             tensor = tensor.to(torch.float32)
         yield f"{key} {list(tensor.shape)} {tensor.dtype}".encode()

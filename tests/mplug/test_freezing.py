@@ -15,6 +15,7 @@ from golden.mplug_cases import some_pixels, some_text, tiny, tiny_model
 from mplug import open_clip_model
 from mplug.captioning import CaptionModel
 from mplug.explain import explain_match
+from mplug.fingerprint import fingerprint, held_tensors
 from mplug.freezing import freeze
 from mplug.itm_scoring import ItmScorer
 from mplug.packed_linear import FrozenLinear, PackedLinear, can_pack
@@ -191,3 +192,18 @@ def test_open_clip_towers_can_be_frozen() -> None:
     freeze(model)
     found = torch.cat([model.embed_images(pixels), model.embed_texts(ids, ids != 0)])
     assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_what_a_frozen_model_holds_has_the_fingerprint_it_had_before() -> None:
+    model = tiny(CaptionModel)
+    before = fingerprint(held_tensors(model), None, {}, {})
+    assert (
+        held_tensors(model).keys()
+        == dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys()
+    )
+    freeze(model)
+    assert fingerprint(held_tensors(model), None, {}, {}) == before
+    held = next(part for part in model.modules() if isinstance(part, FrozenLinear) and part.bias is not None)
+    assert held.bias is not None
+    held.bias.data.add_(1e-3)
+    assert fingerprint(held_tensors(model), None, {}, {}) != before

@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 import mplug
-from mplug.fingerprint import fingerprint
+from mplug.fingerprint import fingerprint, held_tensors
 from mplug.loading import find_folder
 from mplug.quantization import QUANTIZED, QUANTIZED_NAMES
 from mplug.quantized_linear import QuantizedLinear
@@ -111,6 +111,4 @@ def _fingerprint(model: Any) -> str:
         "max_length": tokenizer.max_length,
         "vocab": hashlib.sha256(str(words).encode()).hexdigest(),
     }
-    # As they are held: a quantized matrix's state is widened.
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return fingerprint(tensors, None, text, {**asdict(model.config), "name": None})
+    return fingerprint(held_tensors(model), None, text, {**asdict(model.config), "name": None})
