@@ -157,3 +157,12 @@ class CrossLayer(nn.Module):
         x_BLD = self.cross_attention_norm(x_BLD + self.dropout(crossed.view(x_BLD.shape)))
         output_BLD: Tensor = self.feed_forward_norm(x_BLD + self.dropout(self.feed_forward(x_BLD)))
         return output_BLD
+
+
+def set_dropout(module: nn.Module, share: float) -> None:
+    """Change how much all of a module's layers leave out in training."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = share
+        elif isinstance(part, Attention):
+            part.dropout = share

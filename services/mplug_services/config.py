@@ -47,6 +47,7 @@ IMAGE_SIZE_SETTINGS = {
 MAY_BE_ZERO = ("port", "torch_threads", "token_cache_disk_bytes", *IMAGE_SIZE_SETTINGS.values())
 TOKEN_CACHES = ("none", "fp16", "int8")
 KEEP_IMAGES = ("none", "original", "thumbnail")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 ROOT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 ENV_PREFIX = "MPLUG_"
 OTHER_VARIABLES = frozenset({"MPLUG_ADDRESS", "MPLUG_CACHE", "MPLUG_CONFIG"})
@@ -99,6 +100,9 @@ class ServeConfig:
     labels never seen, spans, known questions); empty: nothing does."""
     fill_mask_model: str = ""
     """Fills [MASK]: a folder of StructBERT; empty: nothing does."""
+    more_models: tuple[str, ...] = ()
+    """Further models, which requests name: shipped ones, or NAME=FOLDER each. They are read when they are first asked
+    for, and can do whatever they were made for."""
     image_size: int = 0
     """Side in pixels of the pictures that `model` sees; 0: the checkpoint's own. Another makes another index."""
     rerank_image_size: int = 0
@@ -161,8 +165,8 @@ class ServeConfig:
     """Most jobs that wait or are being sent; more is refused with RESOURCE_EXHAUSTED."""
     max_job_bytes: int = 16 * 2**30
     """Data that one job may bring."""
-    max_trained_models: int = 4
-    """Models that jobs have trained and that are in memory; of more, the one longest not asked for leaves it."""
+    max_named_models: int = 4
+    """Models of jobs and of `more_models` that are in memory; of more, the one longest not asked for leaves it."""
 
     max_message_bytes: int = 64 * 2**20
     max_image_bytes: int = 20 * 2**20
@@ -205,6 +209,7 @@ class ServeConfig:
         )
         self._check_services()
         self._check_job_roots()
+        self._check_more_models()
         for name in ("max_batch_size", "ingest_batch_size"):
             _require(
                 getattr(self, name) <= self.queue_size,
@@ -237,6 +242,15 @@ class ServeConfig:
             _require(ROOT_NAME.fullmatch(name) is not None and "=" in root, "job_roots", root, remedy)
             _require(names.count(name) == 1, "job_roots", root, f"there are two roots named {name}")
 
+    def _check_more_models(self) -> None:
+        names = [model.partition("=")[0] for model in self.more_models]
+        for model, name in zip(self.more_models, names, strict=True):
+            remedy = (
+                "write NAME=FOLDER or a shipped model's name; a name has letters, digits, '_', '-' and '.'"
+            )
+            _require(MODEL_NAME.fullmatch(name) is not None, "more_models", model, remedy)
+            _require(names.count(name) == 1, "more_models", model, f"there are two models named {name}")
+
     @property
     def job_folders(self) -> dict[str, Path]:
         """The job roots by name."""
@@ -244,8 +258,20 @@ class ServeConfig:
 
     @property
     def needs_model(self) -> bool:
-        """Whether models are to be run: those that are given, or may be trained."""
-        return bool(self.sources) or "job" in self.services
+        """Whether models are to be run: those that are given, or may be trained or asked for."""
+        return bool(self.sources or (self.more_models and self.model_tasks)) or "job" in self.services
+
+    @property
+    def model_tasks(self) -> tuple[str, ...]:
+        """What the selected services need models for."""
+        return tuple(task for task, users in USERS_OF.items() if any(name in self.services for name in users))
+
+    @property
+    def more_places(self) -> dict[str, str]:
+        """Where the further models are, by name."""
+        return {
+            name: place or name for name, _, place in (model.partition("=") for model in self.more_models)
+        }
 
     @property
     def sources(self) -> dict[str, ModelSource]:
@@ -254,11 +280,7 @@ class ServeConfig:
             task: ModelSource(getattr(self, setting), self._image_size(task), self._text_dtype(task))
             for task, setting in MODEL_SETTINGS.items()
         }
-        return {
-            task: source
-            for task, source in given.items()
-            if source.place and any(name in self.services for name in USERS_OF[task])
-        }
+        return {task: source for task, source in given.items() if source.place and task in self.model_tasks}
 
     def _image_size(self, task: str) -> int | None:
         setting = IMAGE_SIZE_SETTINGS.get(task)

@@ -14,8 +14,8 @@ from mplug_services.jobs.recipes import FindModel
 from mplug_services.jobs.roots import JobRoots
 from mplug_services.jobs.store import JobStore
 from mplug_services.jobs.train_run import TrainRun
+from mplug_services.named_models import NamedModels
 from mplug_services.served_model import ServedModel
-from mplug_services.trained_models import TrainedModels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +32,7 @@ class Jobs:
 def open_jobs(
     config: ServeConfig,
     pool: BlockingPool,
-    trained: TrainedModels,
+    named: NamedModels,
     own: Mapping[str, ServedModel],
     draining: asyncio.Event,
     store: JobStore,
@@ -42,7 +42,7 @@ def open_jobs(
     Args:
         config: settings.
         pool: where blocking calls run.
-        trained: takes what jobs train.
+        named: takes what jobs train.
         own: by task, the server's own models, once they are loaded.
         draining: set when the server is about to stop.
         store: of the folder that `jobs_folder` names.
@@ -54,10 +54,10 @@ def open_jobs(
         roots = JobRoots(config.job_folders)
     except ValueError as error:
         raise ConfigurationError(f"job_roots: {error}") from error
-    find_model = _model_finder(config, trained, own)
+    find_model = _model_finder(config, named, own)
     limits = JobLimits(config.max_running_jobs, config.max_queued_jobs)
-    manager = JobManager(store, pool, trained, limits, draining)
-    run = TrainRun(store, pool, roots, trained, find_model, manager.changed)
+    manager = JobManager(store, pool, named, limits, draining)
+    run = TrainRun(store, pool, roots, named, find_model, manager.changed)
     return Jobs(store, manager, roots, find_model, run)
 
 
@@ -66,10 +66,10 @@ def jobs_folder(config: ServeConfig) -> Path:
     return (config.jobs_dir or config.data_dir / "jobs").absolute()
 
 
-def _model_finder(config: ServeConfig, trained: TrainedModels, own: Mapping[str, ServedModel]) -> FindModel:
+def _model_finder(config: ServeConfig, named: NamedModels, own: Mapping[str, ServedModel]) -> FindModel:
     def find(name: str) -> str | None:
-        """Where a model is: one that a job has trained, one that the server was started with, one that ships."""
-        folder = trained.find(name)
+        """Where a model is: one that requests name, one that the server was started with, one that ships."""
+        folder = named.find(name)
         if folder is not None:
             return str(folder)
         for task, source in config.sources.items():

@@ -17,7 +17,7 @@ from mplug_services.errors import already_exists, invalid_argument
 from mplug_services.image_reader import ImageReader
 from mplug_services.job_parts import Jobs
 from mplug_services.jobs.records import JobRecord
-from mplug_services.jobs.rows import SentRow, faults
+from mplug_services.jobs.rows import faults, has_picture
 from mplug_services.jobs.training import TASK_FIELD, check_spec
 from mplug_services.jobs.upload import Upload
 from mplug_services.prepare import Preparer
@@ -25,6 +25,7 @@ from mplug_services.wire_job import read_options, read_row, read_states, write_j
 
 Context = aio.ServicerContext[Any, Any]  # Any: as the generated servicers have it
 Requests = AsyncIterator[pb.CreateJobRequest]
+Faults = list[tuple[str, str]]
 
 DEFAULT_PAGE_SIZE = 100
 ROWS_AT_ONCE = 16
@@ -136,21 +137,35 @@ class JobService(JobServiceServicer):
         await self._pool.run_patiently(upload.close)
 
     async def _take(self, batch: Sequence[pb.TrainRow], upload: Upload, task: str) -> None:
-        rows: list[tuple[SentRow, bytes, list[tuple[str, str]]]] = []
-        for message in batch:
-            row = read_row(message)
-            wrong = list(faults(row, task))
+        read = [read_row(message) for message in batch]
+        wrong = [[*faults(row, task)] for row in read]
+        images: Sequence[bytes | None] = [None] * len(batch)
+        if has_picture(task):
+            images = await self._read_images(batch, wrong)
+        else:
+            _refuse_images(batch, wrong)
+        await self._pool.run_patiently(upload.add, [*zip(read, images, wrong, strict=True)])
+
+    async def _read_images(self, batch: Sequence[pb.TrainRow], wrong: Sequence[Faults]) -> list[bytes]:
+        """The rows' pictures; what is wrong with them is added to what is wrong with the rows."""
+        images = []
+        for message, found in zip(batch, wrong, strict=True):
             try:
-                image = await self._reader.read(wire.read_image(message.image, "image"))
+                images.append(await self._reader.read(wire.read_image(message.image, "image")))
             except Exception as error:
-                image = b""
-                wrong.append(("image", str(error).removeprefix("image: ")))
-            rows.append((row, image, wrong))
-        looked = await self._preparer.images([image for _, image, _ in rows], LOOKED_AT_SIDE)
-        for (_, _, wrong), outcome in zip(rows, looked, strict=True):
-            if isinstance(outcome, Exception) and not any(field == "image" for field, _ in wrong):
-                wrong.append(("image", str(outcome)))
-        await self._pool.run_patiently(upload.add, rows)
+                images.append(b"")
+                found.append(("image", str(error).removeprefix("image: ")))
+        looked = await self._preparer.images(images, LOOKED_AT_SIDE)
+        for found, outcome in zip(wrong, looked, strict=True):
+            if isinstance(outcome, Exception) and not any(field == "image" for field, _ in found):
+                found.append(("image", str(outcome)))
+        return images
+
+
+def _refuse_images(batch: Sequence[pb.TrainRow], wrong: Sequence[Faults]) -> None:
+    for message, found in zip(batch, wrong, strict=True):
+        if message.HasField("image"):
+            found.append(("image", "the recipe learns from texts; send the row without a picture"))
 
 
 async def _expect_no_rows(requests: Requests) -> None:

@@ -1,4 +1,4 @@
-"""Which model answers a request: the server's own of its task, or one that a job has trained, by its name."""
+"""Which model answers a request: the server's own of its task, or another by its name: trained by a job, or set."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mplug_services.embedder import Embedder, EmbedderSlot
 from mplug_services.errors import failed_precondition
 from mplug_services.generator import Generator
 from mplug_services.judge import Judge
+from mplug_services.named_models import NamedModels
 from mplug_services.reranker import Reranker
 from mplug_services.served_model import ServedModel
 from mplug_services.slot import Slot
-from mplug_services.trained_models import TrainedModels
 from mplug_services.writer import Writer
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class ModelChoice:
 
     Args:
         own: by task, the server's own models, once they are loaded.
-        trained: the others.
+        named: the others.
         embedders: where the server's own embedder is.
         captioners: likewise.
         answerers: likewise.
@@ -40,7 +40,7 @@ class ModelChoice:
     def __init__(
         self,
         own: Mapping[str, ServedModel],
-        trained: TrainedModels,
+        named: NamedModels,
         *,
         embedders: EmbedderSlot,
         captioners: Slot[Generator],
@@ -51,7 +51,7 @@ class ModelChoice:
         fillers: Slot[Judge],
     ) -> None:
         self._own = own
-        self._trained = trained
+        self._named = named
         self._embedders = embedders
         self._captioners = captioners
         self._answerers = answerers
@@ -64,49 +64,49 @@ class ModelChoice:
         """Makes vectors."""
         if self._is_own(name, "retrieval"):
             return self._embedders.get()
-        users = await self._trained.get(name, field)
+        users = await self._named.get(name, field)
         return _there(users.embedder, users.models, name, field, "makes no vectors")
 
     async def captioner(self, name: str, field: str = "model") -> Generator:
         """Describes pictures."""
         if self._is_own(name, "caption"):
             return self._captioners.get()
-        users = await self._trained.get(name, field)
+        users = await self._named.get(name, field)
         return _there(users.captioner, users.models, name, field, "writes no captions")
 
     async def answerer(self, name: str, field: str = "model") -> Generator:
         """Answers questions."""
         if self._is_own(name, "vqa"):
             return self._answerers.get()
-        users = await self._trained.get(name, field)
+        users = await self._named.get(name, field)
         return _there(users.answerer, users.models, name, field, "answers no questions")
 
     async def reranker(self, name: str, field: str = "model") -> Reranker:
         """Says how well pictures match a text."""
         if self._is_own(name, "rerank"):
             return self._rerankers.get()
-        users = await self._trained.get(name, field)
+        users = await self._named.get(name, field)
         return _there(users.reranker, users.models, name, field, "does not rerank")
 
     async def writer(self, name: str, field: str = "model") -> Writer:
         """Writes from texts."""
         if self._is_own(name, "text-generation"):
             return self._writers.get()
-        users = await self._trained.get(name, field)
+        users = await self._named.get(name, field)
         return _there(users.writer, users.models, name, field, "does not write from texts")
 
     async def classifier(self, name: str, field: str = "model") -> Judge:
         """Judges texts."""
         if self._is_own(name, "text-classification"):
             return self._classifiers.get()
-        users = await self._trained.get(name, field)
+        users = await self._named.get(name, field)
         return _there(users.classifier, users.models, name, field, "judges no texts")
 
     async def filler(self, name: str, field: str = "model") -> Judge:
         """Fills masks."""
         if self._is_own(name, "fill-mask"):
             return self._fillers.get()
-        users = await self._trained.get(name, field)
+        users = await self._named.get(name, field)
         return _there(users.filler, users.models, name, field, "fills no masks")
 
     def _is_own(self, name: str, task: str) -> bool:

@@ -13,8 +13,8 @@ from mplug_api.v1 import model_service_pb2 as pb
 from mplug_api.v1.model_service_pb2_grpc import ModelServiceServicer
 from mplug_services import wire
 from mplug_services.config import ServeConfig
+from mplug_services.named_models import NamedModels
 from mplug_services.served_model import ServedModel
-from mplug_services.trained_models import TrainedModels
 
 MAX_ID_BYTES = 512
 """The index's own limit, published."""
@@ -25,7 +25,7 @@ class ModelService(ModelServiceServicer):
 
     Args:
         models: by task, the server's own; empty before they are loaded.
-        trained: those that jobs have trained; they are listed while they are in memory.
+        named: the others, which requests name; they are listed while they are in memory.
         config: limits.
         services: full names of what this process serves.
     """
@@ -33,12 +33,12 @@ class ModelService(ModelServiceServicer):
     def __init__(
         self,
         models: Mapping[str, ServedModel],
-        trained: TrainedModels,
+        named: NamedModels,
         config: ServeConfig,
         services: Sequence[str],
     ) -> None:
         self._models = models
-        self._trained = trained
+        self._named = named
         self._config = config
         self._services = services
         self._start_time = wire.write_time(datetime.now(UTC))
@@ -49,7 +49,7 @@ class ModelService(ModelServiceServicer):
         """Describe the server."""
         return pb.GetServerInfoResponse(
             version=mplug.__version__,
-            models=[_write_model(each) for each in [*self._models.values(), *self._trained.in_memory]],
+            models=[_write_model(each) for each in [*self._models.values(), *self._named.in_memory]],
             limits=_write_limits(self._config),
             services=self._services,
             start_time=self._start_time,

@@ -45,6 +45,7 @@ from mplug_services.judge import Judge
 from mplug_services.kept_pictures import KeptPictures
 from mplug_services.model_choice import ModelChoice
 from mplug_services.model_service import ModelService
+from mplug_services.named_models import NamedModels, Users
 from mplug_services.prepare import Preparer
 from mplug_services.rerank_service import RerankService
 from mplug_services.reranker import Reranker
@@ -54,7 +55,6 @@ from mplug_services.slot import Slot
 from mplug_services.storage import Storage
 from mplug_services.text_service import TextService
 from mplug_services.token_cache import TokenCache
-from mplug_services.trained_models import TrainedModels, Users
 from mplug_services.vqa_service import VqaService
 from mplug_services.writer import Writer
 
@@ -113,7 +113,7 @@ class Parts:
     reader: ImageReader
     pictures: KeptPictures
     storage: Storage | None
-    trained: TrainedModels
+    named: NamedModels
     jobs: Jobs | None
     """Where there is a JobService."""
     tokens: TokenCache | None
@@ -126,7 +126,7 @@ class Parts:
         own = self.slots
         return ModelChoice(
             own.models,
-            self.trained,
+            self.named,
             embedders=own.embedder,
             captioners=own.captioner,
             answerers=own.answerer,
@@ -189,7 +189,7 @@ def add_services(server: aio.Server, parts: Parts) -> None:
         job = JobService(parts.jobs, parts.reader, parts.preparer, parts.pool, config)
         job_service_pb2_grpc.add_JobServiceServicer_to_server(job, server)
     model = ModelService(
-        parts.slots.models, parts.trained, config, [FULL_NAMES[name] for name in served(config)]
+        parts.slots.models, parts.named, config, [FULL_NAMES[name] for name in served(config)]
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
 

@@ -33,6 +33,7 @@ from mplug_services.job_parts import Jobs, jobs_folder, open_jobs
 from mplug_services.jobs.store import JobStore
 from mplug_services.kept_pictures import KeptPictures
 from mplug_services.listen import StartupError, channel_options, listen
+from mplug_services.named_models import NamedModels, open_places
 from mplug_services.prepare import Preparer
 from mplug_services.registration import (
     FULL_NAMES,
@@ -48,7 +49,6 @@ from mplug_services.rerank_work import MAX_BATCH_VISUAL_TOKENS
 from mplug_services.scheduler import Scheduler
 from mplug_services.storage import Storage
 from mplug_services.token_cache import TokenCache, TokenStorage
-from mplug_services.trained_models import TrainedModels
 from mplug_services.work import WorkKind
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,10 @@ class Server:
         limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
         preparer = Preparer(limits, config.num_prepare_workers)
         self._closing.callback(preparer.close)
-        trained = self._trained_models()
+        named = self._named_models()
+        if config.more_models and config.model_tasks:
+            for name, model in (await pool.run(open_places, config.more_places, config.model_tasks)).items():
+                named.register(name, model)
         slots = Slots(config)
         tokens = None
         if _reranks(config):
@@ -189,7 +192,7 @@ class Server:
         reader = ImageReader(root, pool, config.max_image_bytes)
         kept = None if self.storage is None else self.storage.collections.pictures
         pictures = KeptPictures(kept, reader, pool)
-        jobs = await self._open_jobs(pool, trained, slots) if "job" in config.services else None
+        jobs = await self._open_jobs(pool, named, slots) if "job" in config.services else None
         return Parts(
             config=config,
             slots=slots,
@@ -198,26 +201,27 @@ class Server:
             reader=reader,
             pictures=pictures,
             storage=self.storage,
-            trained=trained,
+            named=named,
             jobs=jobs,
             tokens=tokens,
             draining=self._draining,
         )
 
-    def _trained_models(self) -> TrainedModels:
+    def _named_models(self) -> NamedModels:
         config = self.config
-        return TrainedModels(
+        return NamedModels(
             self._engine,
             lambda models, queue: make_users(self._parts, models, queue),
             device=config.device,
             dtype=config.dtype,
-            most=config.max_trained_models,
+            text_dtype=config.text_dtype or None,
+            most=config.max_named_models,
         )
 
-    async def _open_jobs(self, pool: BlockingPool, trained: TrainedModels, slots: Slots) -> Jobs:
+    async def _open_jobs(self, pool: BlockingPool, named: NamedModels, slots: Slots) -> Jobs:
         store = await pool.run(_open_job_store, self.config)
         self._closing.callback(store.close)
-        return open_jobs(self.config, pool, trained, slots.models, self._draining, store)
+        return open_jobs(self.config, pool, named, slots.models, self._draining, store)
 
     async def _set_health(
         self, status: health_pb2.HealthCheckResponse.ServingStatus, names: list[str]
@@ -331,9 +335,9 @@ def _open_job_store(config: ServeConfig) -> JobStore:
 
 
 def _reranks(config: ServeConfig) -> bool:
-    """Whether there may be a reranker: the server's own, or one that is trained."""
-    may_be_trained = "job" in config.services and bool({"rerank", "search"} & set(config.services))
-    return "rerank" in config.sources or may_be_trained
+    """Whether there may be a reranker: the server's own, or one that requests name."""
+    may_be_named = "rerank" in config.model_tasks and ("job" in config.services or bool(config.more_models))
+    return "rerank" in config.sources or may_be_named
 
 
 def _open_root(path: Path) -> PictureRoot:

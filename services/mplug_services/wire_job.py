@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mplug_api.v1 import job_service_pb2 as pb
 from mplug_services import wire
+from mplug_services.config import MODEL_NAME
 from mplug_services.errors import invalid_argument, to_status
 from mplug_services.jobs.records import (
     DataName,
@@ -25,7 +25,6 @@ from mplug_services.jobs.rows import SentRow
 from mplug_services.jobs.training import TASK_FIELD
 
 MAX_REQUEST_ID_BYTES = 128
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 _STATES = {
     JobState.QUEUED: pb.JOB_STATE_QUEUED,
@@ -93,6 +92,8 @@ def read_row(row: pb.TrainRow) -> SentRow:
         split=row.split,
         set=row.set,
         identity=row.identity,
+        text=row.text,
+        target=row.target,
     )
 
 

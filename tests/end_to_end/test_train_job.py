@@ -117,7 +117,7 @@ async def test_questions_and_searches_are_learned_from_what_the_server_has(tmp_p
     files = save_files(tmp_path)
     data = files / "rows" / "rows.jsonl"
     rows = sent_rows(data)
-    async with job_server(tmp_path, max_trained_models=1) as (_, client):
+    async with job_server(tmp_path, max_named_models=1) as (_, client):
         asked = await client.jobs.train("finetune-vqa", data=ROWS, settings=toy_settings(), model="answers")
         more = toy_settings("epochs=1", "objective.contrast.queue_size=12")
         found = await client.jobs.train("finetune-retrieval", data=ROWS, settings=more, model="finds")

@@ -17,9 +17,9 @@ from mplug_services.embedder import Embedder
 from mplug_services.engine import ModelWorker
 from mplug_services.engine_seam import AddedModels, WorkQueue
 from mplug_services.errors import ServiceError
+from mplug_services.named_models import NamedModel, NamedModels, Users, loadable_tasks
 from mplug_services.runners.models import Models
 from mplug_services.served_model import ServedModel
-from mplug_services.trained_models import Trained, TrainedModels, Users, loadable_tasks
 from mplug_services.work import ModelRemovedError
 from services.serving import GatedModel, build_model, image_item, make_scheduler, make_worker
 
@@ -127,10 +127,10 @@ class Folders:
     def __init__(self, folder: Path, most: int) -> None:
         self.worker = CountingWorker()
         self.worker.start()
-        self.models = TrainedModels(self.worker, make_users, device="cpu", dtype="float32", most=most)
+        self.models = NamedModels(self.worker, make_users, device="cpu", dtype="float32", most=most)
         for name in ("a", "b", "c"):
             native.save(build_model(), folder / name)
-            self.models.register(name, Trained(folder / name, ("retrieval",)))
+            self.models.register(name, NamedModel(folder / name, ("retrieval",)))
 
 
 def make_users(models: Mapping[str, ServedModel], queue: WorkQueue) -> Users:

@@ -173,7 +173,7 @@ Global___TrainData: _TypeAlias = TrainData  # noqa: Y015
 
 @_typing.final
 class TrainRow(_message.Message):
-    """One row: a picture with what is said of it, or with a question and its answers."""
+    """One row: a picture with what is said of it, or with a question and its answers; or, for generators of texts, a text."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -187,6 +187,8 @@ class TrainRow(_message.Message):
     SPLIT_FIELD_NUMBER: _builtins.int
     SET_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The picture's name, a relative path. Rows of one name are of one picture, and what is set aside to choose the best
     checkpoint by is drawn by names. Empty: one is made from the row's number.
@@ -200,6 +202,10 @@ class TrainRow(_message.Message):
     """Pictures of one kind, of which each has splits of its own; empty: as the name's folder says."""
     identity: _builtins.str
     """Pictures of one identity are no counterexamples of each other; empty: the name."""
+    text: _builtins.str
+    """What a generator of texts reads; without a `target`, the text that it learns to write. Such rows have no picture."""
+    target: _builtins.str
+    """What it should write, having read that."""
     @_builtins.property
     def image(self) -> _common_pb2.ImageInput: ...
     @_builtins.property
@@ -221,10 +227,12 @@ class TrainRow(_message.Message):
         split: _builtins.str = ...,
         set: _builtins.str = ...,
         identity: _builtins.str = ...,
+        text: _builtins.str = ...,
+        target: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "captions", b"captions", "captions_zh", b"captions_zh", "identity", b"identity", "image", b"image", "name", b"name", "question", b"question", "set", b"set", "split", b"split", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "captions", b"captions", "captions_zh", b"captions_zh", "identity", b"identity", "image", b"image", "name", b"name", "question", b"question", "set", b"set", "split", b"split", "target", b"target", "text", b"text", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -456,7 +464,7 @@ class TrainResult(_message.Message):
     """What requests name the model by."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it is served for: "caption", "vqa", "retrieval", "rerank"."""
+        """What it is served for: "caption", "vqa", "retrieval", "rerank", "text-generation"."""
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:

@@ -12,8 +12,9 @@ from mplug_services.cli.common import (
     messages,
 )
 from mplug_services.cli.jobs import watch_job
-from mplug_services.client import Client, Job, TrainRow
+from mplug_services.client import Client, Job, TrainRow, TrainText
 
+Row = TrainRow | TrainText
 ON_SERVER = "server:"
 """What --data begins with where the rows are on the server."""
 
@@ -78,7 +79,7 @@ def _rows(where: str) -> "_LocalRows":
         raise CliError(str(error)) from error
 
 
-class _LocalRows(Sequence[TrainRow]):
+class _LocalRows(Sequence[Row]):
     """Rows of a file here, each read when it is sent.
 
     Args:
@@ -93,10 +94,10 @@ class _LocalRows(Sequence[TrainRow]):
         return len(self._references)
 
     @overload
-    def __getitem__(self, place: int) -> TrainRow: ...
+    def __getitem__(self, place: int) -> Row: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[TrainRow]: ...
-    def __getitem__(self, place: int | slice) -> TrainRow | Sequence[TrainRow]:
+    def __getitem__(self, place: slice) -> Sequence[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | Sequence[Row]:
         if isinstance(place, slice):
             return [self[each] for each in range(*place.indices(len(self)))]
         from mplug.errors import MplugError
@@ -108,7 +109,9 @@ class _LocalRows(Sequence[TrainRow]):
 
 
 # Any: an Example, whose module is not there for a thin client before it is asked for.
-def _row(example: Any) -> TrainRow:
+def _row(example: Any) -> Row:
+    if example.text:
+        return TrainText(text=example.text, target=example.target, split=example.split)
     try:
         image = example.image.read() if example.image is not None else b""
     except OSError as error:

@@ -34,7 +34,7 @@ from mplug_services.client.generation_types import (
     TextOutcome,
     TextProgress,
 )
-from mplug_services.client.job_types import Job, JobState, TrainProgress, TrainResult, TrainRow
+from mplug_services.client.job_types import Job, JobState, TrainProgress, TrainResult, TrainRow, TrainText
 from mplug_services.client.retry import RetryPolicy
 from mplug_services.client.text_types import (
     ClassifyOutcome,
@@ -129,6 +129,7 @@ __all__ = [
     "TrainProgress",
     "TrainResult",
     "TrainRow",
+    "TrainText",
     "UnavailableError",
     "UpsertOutcome",
 ]

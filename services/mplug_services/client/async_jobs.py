@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from mplug_services.client import job_flows
 from mplug_services.client.async_connection import AsyncConnection
-from mplug_services.client.job_types import Job, JobState, TrainRow
+from mplug_services.client.job_types import Job, JobState, TrainRow, TrainText
 
 
 class AsyncJobs:
@@ -17,7 +17,7 @@ class AsyncJobs:
     async def train(
         self,
         recipe: str,
-        rows: Sequence[TrainRow] = (),
+        rows: Sequence[TrainRow | TrainText] = (),
         *,
         data: Sequence[str | tuple[str, float]] = (),
         settings: Sequence[str] = (),

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mplug_api.v1 import job_service_pb2 as pb
 from mplug_services.client.calls import Call, Flow, Upload, ask
 from mplug_services.client.errors import InvalidRequestError, from_status
-from mplug_services.client.job_types import Job, JobState, TrainProgress, TrainResult, TrainRow
+from mplug_services.client.job_types import Job, JobState, TrainProgress, TrainResult, TrainRow, TrainText
 from mplug_services.client.wire import image_to_wire
 
 _STATES = {
@@ -25,7 +25,7 @@ _FROM_WIRE: dict[int, JobState] = {number: state for state, number in _STATES.it
 
 def train(
     recipe: str,
-    rows: Sequence[TrainRow],
+    rows: Sequence[TrainRow | TrainText],
     settings: Sequence[str],
     model: str,
     data: Sequence[str | tuple[str, float]],
@@ -96,7 +96,9 @@ def _data_to_wire(data: str | tuple[str, float]) -> pb.TrainData:
     return pb.TrainData(name=data) if isinstance(data, str) else pb.TrainData(name=data[0], weight=data[1])
 
 
-def _row_to_wire(row: TrainRow) -> pb.TrainRow:
+def _row_to_wire(row: TrainRow | TrainText) -> pb.TrainRow:
+    if isinstance(row, TrainText):
+        return pb.TrainRow(text=row.text, target=row.target, split=row.split)
     answers = [
         pb.TrainAnswer(text=each) if isinstance(each, str) else pb.TrainAnswer(text=each[0], weight=each[1])
         for each in row.answers

@@ -46,6 +46,18 @@ class TrainRow:
     """Pictures of one identity are no counterexamples of each other."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainText:
+    """What a generator of texts learns from."""
+
+    text: str
+    """What it reads; without a target, the text that it learns to write."""
+    target: str = ""
+    """What it should write, having read that."""
+    split: str = ""
+    """"train", "dev", "val" or "test"."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainProgress:
     """How far a training is."""

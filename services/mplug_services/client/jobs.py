@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from mplug_services.client import job_flows
 from mplug_services.client.connection import Connection
-from mplug_services.client.job_types import Job, JobState, TrainRow
+from mplug_services.client.job_types import Job, JobState, TrainRow, TrainText
 
 
 class Jobs:
@@ -16,7 +16,7 @@ class Jobs:
     def train(
         self,
         recipe: str,
-        rows: Sequence[TrainRow] = (),
+        rows: Sequence[TrainRow | TrainText] = (),
         *,
         data: Sequence[str | tuple[str, float]] = (),
         settings: Sequence[str] = (),

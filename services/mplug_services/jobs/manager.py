@@ -17,7 +17,7 @@ from mplug_services.errors import failed_precondition, to_failure, unavailable
 from mplug_services.jobs.records import JobRecord, JobState
 from mplug_services.jobs.store import JobStore
 from mplug_services.jobs.train_run import TrainRun
-from mplug_services.trained_models import Trained, TrainedModels
+from mplug_services.named_models import NamedModel, NamedModels
 from mplug_services.work import QueueFullError
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class JobManager:
         self,
         store: JobStore,
         pool: BlockingPool,
-        models: TrainedModels,
+        models: NamedModels,
         limits: JobLimits,
         draining: asyncio.Event,
     ) -> None:
@@ -72,7 +72,7 @@ class JobManager:
                 self._queue.put_nowait(record.id)
             if record.result is not None:
                 folder = store.folder(record.id) / record.result.folder
-                models.register(record.spec.model, Trained(folder, record.result.tasks))
+                models.register(record.spec.model, NamedModel(folder, record.result.tasks))
 
     def start(self, run: TrainRun) -> None:
         """Begin with what waits; once.

@@ -22,6 +22,7 @@ from mplug.train.experiments.recipes import (
     ScstConfig,
     VqaConfig,
 )
+from mplug.train.text.config import MiniTextConfig, TextRunConfig
 from mplug_services.errors import invalid_argument, permission_denied
 from mplug_services.jobs.roots import JobRoots
 
@@ -46,6 +47,8 @@ _ROWS: tuple[tuple[type[training.LoopConfig], str, tuple[str, ...]], ...] = (
     (VqaConfig, "vqa", ("vqa",)),
     (RetrievalConfig, "retrieval", ("retrieval", "rerank")),
     (PretrainConfig, "pretrain", ("retrieval", "rerank", "caption", "vqa")),
+    (MiniTextConfig, "", ("text-generation",)),
+    (TextRunConfig, "write", ("text-generation",)),
 )
 """By configuration: which task its rows are of (`mplug.train.readers.TASK_FIELDS`), what its model is served for."""
 _ALL = ("retrieval", "rerank", "caption", "vqa")

@@ -11,6 +11,8 @@ from typing import Any
 from mplug.images import sniff_format
 from mplug.train.readers.example import TASK_FIELDS
 
+PICTURE = "image"
+"""The field of `TASK_FIELDS` that rows are sent with, not in."""
 MAX_NAME_BYTES = 512
 MAX_PART_BYTES = 200
 """Of a name between slashes: file systems take 255, and a temporary name is a little longer."""
@@ -31,6 +33,8 @@ class SentRow:
     split: str = ""
     set: str = ""
     identity: str = ""
+    text: str = ""
+    target: str = ""
 
 
 def faults(row: SentRow, task: str) -> Iterator[tuple[str, str]]:
@@ -43,7 +47,7 @@ def faults(row: SentRow, task: str) -> Iterator[tuple[str, str]]:
     if row.name and (reason := _name_fault(row.name)):
         yield "name", reason
     for name in TASK_FIELDS[task]:
-        if name != "image" and not _has(row, name):
+        if name != PICTURE and not _has(row, name):
             yield name, f"missing or empty, and the recipe needs it (its rows are of the task {task!r})"
     weights = [weight for weight in row.weights if weight is not None]
     if len(weights) not in (0, len(row.answers)):
@@ -70,16 +74,21 @@ def _name_fault(name: str) -> str:
     return ""
 
 
+def has_picture(task: str) -> bool:
+    """Whether rows of a task are of pictures."""
+    return PICTURE in TASK_FIELDS[task]
+
+
 def made_name(number: int, image: bytes) -> str:
     """The name of a picture that has none."""
     return f"{number:08d}.{(sniff_format(image) or 'image').lower()}"
 
 
 def columns(row: SentRow) -> dict[str, Any]:
-    """A row as `mplug.train.readers` takes it. Any: texts and lists of JSON."""
+    """A row as `mplug.train.readers` takes it, with its picture's name if it has one. Any: texts and lists of JSON."""
     weights = [weight for weight in row.weights if weight is not None]
     values: dict[str, Any] = {
-        "image": str(PurePosixPath(row.name)),
+        PICTURE: str(PurePosixPath(row.name)) if row.name else "",
         "captions": list(row.captions),
         "captions_zh": list(row.captions_zh),
         "question": row.question,
@@ -89,5 +98,7 @@ def columns(row: SentRow) -> dict[str, Any]:
         "split": row.split,
         "set": row.set,
         "identity": row.identity,
+        "text": row.text,
+        "target": row.target,
     }
     return {name: value for name, value in values.items() if value}

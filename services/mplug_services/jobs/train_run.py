@@ -14,7 +14,7 @@ from mplug_services.jobs.records import JobRecord, TrainProgress, TrainResult, T
 from mplug_services.jobs.roots import JobRoots
 from mplug_services.jobs.store import JobStore
 from mplug_services.jobs.training import give_order, read_result
-from mplug_services.trained_models import Trained, TrainedModels, loadable_tasks
+from mplug_services.named_models import NamedModel, NamedModels, loadable_tasks
 
 LOOK_SECONDS = 0.5
 """Between two looks at a log: what a watcher sees is as old at most."""
@@ -37,7 +37,7 @@ class TrainRun:
         store: JobStore,
         pool: BlockingPool,
         roots: JobRoots,
-        models: TrainedModels,
+        models: NamedModels,
         find_model: FindModel,
         changed: Callable[[str], None],
     ) -> None:
@@ -67,7 +67,7 @@ class TrainRun:
             raise ServiceError(
                 Failure(code=StatusCode.FAILED_PRECONDITION, reason="NOTHING_TO_SERVE", message=message)
             )
-        self._models.register(record.spec.model, Trained(folder / result["folder"], tasks))
+        self._models.register(record.spec.model, NamedModel(folder / result["folder"], tasks))
         await self._models.get(record.spec.model, "model")
         return TrainResult(folder=result["folder"], tasks=tasks, metrics=result["metrics"])
 

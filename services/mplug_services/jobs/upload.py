@@ -1,4 +1,4 @@
-"""A client's rows on their way into a job's folder: pictures as files, texts in a line each. Everything here blocks."""
+"""A client's rows on their way into a job's folder: pictures as files, texts in lines. Everything here blocks."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Upload:
         self._pictures: dict[str, bytes] = {}
         self.folder.mkdir()
 
-    def add(self, rows: Sequence[tuple[SentRow, bytes, Sequence[tuple[str, str]]]]) -> None:
+    def add(self, rows: Sequence[tuple[SentRow, bytes | None, Sequence[tuple[str, str]]]]) -> None:
         """Write rows.
 
         Args:
-            rows: each with its picture's bytes and what is wrong with it; after the first fault nothing more is
-                written, but faults are gathered.
+            rows: each with its picture's bytes, if it is of one, and what is wrong with it; after the first fault
+                nothing more is written, but faults are gathered.
 
         Raises:
             ServiceError: enough is wrong, or there is too much.
@@ -54,8 +54,7 @@ class Upload:
                 self.count += 1
                 self.faults |= {f"rows[{number}].{field}": reason for field, reason in wrong}
                 if not self.faults:
-                    named = row if row.name else replace(row, name=made_name(number, image))
-                    self._write(number, named, image, stream)
+                    self._write(number, _named(row, number, image), image, stream)
         if len(self.faults) >= MAX_NAMED_FAULTS:
             self.refuse()
 
@@ -82,13 +81,17 @@ class Upload:
         more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
         raise _refusal("BAD_ROWS", f"{field}: {reason}{more}", self.faults)
 
-    def _write(self, number: int, row: SentRow, image: bytes, stream: TextIO) -> None:
+    def _write(self, number: int, row: SentRow, image: bytes | None, stream: TextIO) -> None:
         line = json.dumps(columns(row), ensure_ascii=False) + "\n"
-        self._room -= len(line.encode()) + len(image)
+        self._room -= len(line.encode()) + len(image or b"")
         if self._room < 0:
             message = f"the limit is {self._max_bytes} bytes for all rows together; put them under a job root"
             raise _refusal("DATA_TOO_LARGE", f"rows[{number}]: {message}", {f"rows[{number}]": message})
         stream.write(line)
+        if image is not None:
+            self._write_picture(number, row, image)
+
+    def _write_picture(self, number: int, row: SentRow, image: bytes) -> None:
         digest = hashlib.sha256(image).digest()
         if row.name in self._pictures:
             if self._pictures[row.name] != digest:
@@ -104,6 +107,12 @@ class Upload:
             self.faults[f"rows[{number}].name"] = (
                 f"{row.name!r} cannot be a file and a folder of other pictures"
             )
+
+
+def _named(row: SentRow, number: int, image: bytes | None) -> SentRow:
+    if image is None:
+        return replace(row, name="")
+    return row if row.name else replace(row, name=made_name(number, image))
 
 
 def _refusal(reason: str, message: str, violations: dict[str, str]) -> ServiceError:

@@ -31,6 +31,8 @@ class TextRunConfig(LoopConfig):
     """At the top of the schedule."""
     max_text_tokens: int = 256
     """Longest text that the decoder learns, in tokens; of longer ones the beginning is learnt, and no end."""
+    dropout: float = -1.0
+    """Of the model that training starts from; negative: as its folder says."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over the whole vocabulary."""
     goal: str = "perplexity"
@@ -48,6 +50,8 @@ class TextRunConfig(LoopConfig):
             raise ConfigError(
                 f"max_text_tokens is {self.max_text_tokens}; a text has 3 with its first and last"
             )
+        if self.dropout >= 1:
+            raise ConfigError(f"dropout is {self.dropout}; it must be below 1")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
 
@@ -89,10 +93,11 @@ def poem_mini_base() -> MiniTextConfig:
     return MiniTextConfig(
         name="gpt3-poem-mini",
         general=True,
-        shape=SmallShape(hidden=192, layers=5, heads=4, positions=320, least_count=3),
-        batch_size=24,
-        lr=2e-3,
-        epochs=3,
+        shape=SmallShape(hidden=256, layers=3, heads=4, positions=320, least_count=3, dropout=0.0),
+        batch_size=6,
+        lr=6e-4,
+        epochs=1,
+        checkpoint_every=500,
         max_text_tokens=256,
         precision="float32",
         optimizer=_MINI_OPTIMIZER,
@@ -108,13 +113,15 @@ def poem_mini() -> MiniTextConfig:
         general=False,
         shape=base.shape,
         start="runs/gpt3-poem-mini-base/output_best",
-        batch_size=24,
-        lr=1.5e-3,
-        epochs=4,
+        batch_size=6,
+        lr=6e-4,
+        epochs=10,
+        checkpoint_every=500,
         max_text_tokens=256,
+        dropout=0.1,
         precision="float32",
         optimizer=_MINI_OPTIMIZER,
-        measure=TextMeasureConfig(written=60, max_length=160),
+        measure=TextMeasureConfig(written=100, max_length=160),
     )
 
 
@@ -123,10 +130,11 @@ def palm_mini_base() -> MiniTextConfig:
     return MiniTextConfig(
         name="palm-mini",
         general=True,
-        shape=SmallShape(hidden=128, layers=4, heads=4, positions=128, least_count=2),
-        batch_size=24,
-        lr=2e-3,
-        epochs=3,
+        shape=SmallShape(hidden=192, layers=2, heads=4, positions=128, least_count=2, dropout=0.0),
+        batch_size=8,
+        lr=6e-4,
+        epochs=6,
+        checkpoint_every=500,
         max_text_tokens=40,
         precision="float32",
         optimizer=_MINI_OPTIMIZER,
@@ -142,10 +150,12 @@ def palm_mini() -> MiniTextConfig:
         general=False,
         shape=base.shape,
         start="runs/palm-mini-base/output_best",
-        batch_size=24,
-        lr=1e-3,
+        batch_size=8,
+        lr=4e-4,
         epochs=8,
+        checkpoint_every=500,
         max_text_tokens=40,
+        dropout=0.1,
         label_smoothing=0.1,
         precision="float32",
         optimizer=_MINI_OPTIMIZER,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from mplug.errors import MplugError
+from mplug.layers import set_dropout
 from mplug.loading import find_folder
-from mplug.text_loading import load_text
+from mplug.text_loading import load_text, module_of
 from mplug.train.parallel import own_device
 from mplug.train.readers import Data
 from mplug.train.text.config import TextRunConfig
@@ -42,6 +43,8 @@ def start_family(config: TextRunConfig) -> AnyFamily:
         raise MplugError("start is empty: name the model to fine-tune, a folder, with --set start=FOLDER")
     folder = find_folder(config.start)
     generator = load_text(folder, "text-generation", device=own_device(), dtype=torch.float32)
+    if config.dropout >= 0:
+        set_dropout(module_of(generator), config.dropout)
     return family_of(generator, config.max_text_tokens)
 
 
