@@ -4,7 +4,17 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import attention, captioning, embedding, index, reranking, resolution, texts
+from benchmarks import (
+    attention,
+    captioning,
+    embedding,
+    index,
+    reranking,
+    resolution,
+    served_texts,
+    text_ladder,
+    texts,
+)
 from benchmarks.page import replace_section
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -16,6 +26,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "resolution": resolution.measure,
     "cross-attention": attention.measure,
     "texts": texts.measure,
+    "text ladder": text_ladder.measure,
+    "served texts": served_texts.measure,
 }
 
 

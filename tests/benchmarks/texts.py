@@ -31,7 +31,7 @@ from mplug.plug.config import PlugConfig
 from mplug.plug.model import PlugModel
 from mplug.quantization import QUANTIZED_NAMES, quantize
 
-GPT2, CACHE, NONE, READ = "transformers' GPT-2", "ours", "without a cache", "read"
+GPT2, CACHE, READ = "transformers' GPT-2", "ours", "read"
 BFLOAT16, INT8 = "bfloat16", "int8"
 REFERENCE = "the reference's loop"
 
@@ -94,7 +94,6 @@ def _gpt3_rows(sizes: Sizes) -> list[tuple[str, str, str]]:
         {
             CACHE: lambda: write(ours, prompt, tokens),
             GPT2: gpt2_write,
-            NONE: lambda: gpt3_without_cache(decoder, prompt, tokens),
             **{name: partial(write, model, prompt, tokens) for name, model in smaller.items()},
             READ: read_memory,
         },
@@ -105,7 +104,6 @@ def _gpt3_rows(sizes: Sizes) -> list[tuple[str, str, str]]:
     name = f"GPT-3 {sizes.gpt3.name}, {tokens} tokens"
     return [
         (f"{name}, ÷ {GPT2}", "≥ 1.3", str(timings.speedup(CACHE, GPT2))),
-        (f"{name}, ÷ its reference's plain model, which has no cache", "", str(timings.speedup(CACHE, NONE))),
         *(
             (
                 f"{name}, in {kind}, ÷ {GPT2} ({_agreement(model, ids, len(prompt))} of {tokens} tokens are float32's)",
