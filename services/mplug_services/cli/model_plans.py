@@ -70,17 +70,19 @@ def table(options: argparse.Namespace, planned: dict[str, dict[str, dict[str, ob
     """The same for people, in GB."""
     title = (
         f"{options.fits} on {options.on}: {options.batch} x {options.sequences} texts, {options.prompt} tokens read "
-        f"and {options.written} written"
+        f"and {options.written} written; in GB, and on how many devices it fits"
     )
-    shown = Table("model", "type", title=title, title_justify="left")
-    for column in ("weights", "copies", "cache", "workspace", "in all"):
+    shown = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("model", "type"):
+        shown.add_column(column, no_wrap=True)
+    for column in ("weights", "copies", "cache", "workspace", "total"):
         shown.add_column(column, justify="right", no_wrap=True)
-    shown.add_column("fits")
+    shown.add_column("devices", justify="right", no_wrap=True)
     for name, types in planned.items():
         for dtype, facts in types.items():
             parts = [_in_gb(facts[key]) for key in ("weights", "copies", "cache", "workspace", "total")]
             shown.add_row(name, dtype, *parts, _verdict(facts))
-        shown.add_section()
+        shown.add_row()
     return shown
 
 
@@ -118,10 +120,10 @@ def _facts(name: str, dtype: str, use: "Use", memory: int, place: "Place") -> di
 
 def _verdict(facts: dict[str, object]) -> str:
     if facts["fits"]:
-        return "yes"
-    return "no" if facts["devices"] is None else f"on {facts['devices']} devices"
+        return "1"
+    return "none" if facts["devices"] is None else str(facts["devices"])
 
 
 def _in_gb(size: object) -> str:
     assert isinstance(size, int)
-    return f"{size / _GB:,.2f} GB"
+    return f"{size / _GB:,.2f}"

@@ -63,14 +63,13 @@ def poem_mini(config: MiniTextConfig, data: Path) -> MiniTextExperiment:
 def palm_mini(config: MiniTextConfig, data: Path) -> MiniTextExperiment:
     """A stage of palm-mini; arguments and errors as of `poem_mini`."""
     abstracts, couplets = titles.read_abstracts(data), poems.read_couplets(data)
-    train, dev = (
-        titles.title_rows(of(abstracts, split), of(couplets, split)) for split in (Split.TRAIN, Split.DEV)
-    )
+    verses = poems.read_poems(data)
+    make = titles.copying_rows if config.general else titles.answering_rows
+    train = make(of(abstracts, Split.TRAIN), of(couplets, Split.TRAIN), of(verses, Split.TRAIN))
+    dev = titles.title_rows(of(abstracts, Split.DEV), of(couplets, Split.DEV))
     if config.general:
-        verses = of(poems.read_poems(data), Split.TRAIN)
-        tasks = titles.copying_rows(of(abstracts, Split.TRAIN), of(couplets, Split.TRAIN), verses)
-        family = _new(config, new_palm, tasks)
-        return MiniTextExperiment(family, tasks, config, [_perplexity(config, dev)])
+        family = _new(config, new_palm, train)
+        return MiniTextExperiment(family, train, config, [_perplexity(config, dev)])
     measures = [
         _perplexity(config, dev),
         _writing(config, titles.title_rows(of(abstracts, Split.DEV), [])),

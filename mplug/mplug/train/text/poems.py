@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +92,38 @@ def prompt_rows(poems: Sequence[Poem], couplets: Sequence[Couplet]) -> list[Text
         *(TextRow(prompts.poem(tune=poem.tune), poem.text) for poem in poems),
         *(TextRow(prompts.poem(tune=FIVE), text, weight=2.0) for text in five_character_texts(poems)),
         *(TextRow(prompts.couplet(couplet.first), couplet.second, weight=2.0) for couplet in couplets),
+        *(TextRow(prompts.couplet(first), second, weight=0.5) for first, second in neighbours(poems)),
     ]
 
 
 def five_character_texts(poems: Sequence[Poem]) -> list[str]:
     """Runs of at least four lines in poems that have five characters each, an even number of them."""
     return [text for poem in poems for text in _runs(poem.text)]
+
+
+def neighbours(poems: Sequence[Poem]) -> Iterator[tuple[str, str]]:
+    """Lines of equal length that follow each other, of at least five characters."""
+    for poem in poems:
+        lines = lines_of(poem.text)
+        for first, second in zip(lines[::2], lines[1::2], strict=False):
+            if len(first) == len(second) >= 5:
+                yield first, second
+
+
+def longer(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of two to four lines each, put together of shorter ones: the data has few long ones to learn from.
+
+    Args:
+        pairs: lines of equal length; half as many come out, the same for the same pairs.
+    """
+    chance = random.Random(len(pairs))
+    drawn = [
+        chance.sample(pairs, chance.randint(2, 4)) for _ in range(len(pairs) // 2 if len(pairs) > 3 else 0)
+    ]
+    return [
+        (prompts.COMMA.join(first for first, _ in some), prompts.COMMA.join(second for _, second in some))
+        for some in drawn
+    ]
 
 
 def opening(text: str) -> str:

@@ -16,8 +16,6 @@ from mplug.text.tokenizer import WordPieceTokenizer
 from mplug.train.text.config import MiniTextConfig
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-INITIAL_STD = 0.02
-"""Of matrices and embeddings (BERT's and GPT's `initializer_range`)."""
 
 
 def character_vocabulary(texts: Iterable[str], least_count: int) -> list[str]:
@@ -97,21 +95,13 @@ def new_palm(config: MiniTextConfig, vocab: list[str]) -> PalmGenerator:
         ),
         tokenizer,
     )
-    _draw_widely(generator)
+    _draw(generator)
     _align(generator)
     return generator
 
 
 def _draw(module: nn.Module) -> None:
-    for each in module.modules():
-        if isinstance(each, nn.Linear | nn.Embedding):
-            nn.init.normal_(each.weight, std=INITIAL_STD)
-        if isinstance(each, nn.Linear) and each.bias is not None:
-            nn.init.zeros_(each.bias)
-
-
-def _draw_widely(module: nn.Module) -> None:
-    """Numbers as large as keep a vector's length in a narrow model: those of `_draw` are for wide ones."""
+    """Numbers that keep a vector's length; from 0.02, which is BERT's and for wide models, narrow ones learn slowly."""
     for each in module.modules():
         if isinstance(each, nn.Linear):
             nn.init.normal_(each.weight, std=each.in_features**-0.5)

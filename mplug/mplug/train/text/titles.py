@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mplug import prompts
-from mplug.evaluation.forms import lines_of
 from mplug.train.splits import Split
-from mplug.train.text.poems import Couplet, Poem, json_rows
+from mplug.train.text.poems import Couplet, Poem, json_rows, longer, neighbours
 from mplug.train.text.rows import TextRow, held_out
 
 ABSTRACTS_FILE = "text_summ_zh.jsonl"
@@ -53,39 +52,58 @@ def read_abstracts(folder: Path) -> list[Abstract]:
 
 
 def title_rows(abstracts: Sequence[Abstract], couplets: Sequence[Couplet]) -> list[TextRow]:
-    """The second stage's."""
+    """What people ask for."""
     return [
         *(TextRow(prompts.summary(abstract.text), abstract.title) for abstract in abstracts),
         *(TextRow(prompts.couplet(couplet.first), couplet.second) for couplet in couplets),
     ]
 
 
+def answering_rows(
+    abstracts: Sequence[Abstract], couplets: Sequence[Couplet], poems: Sequence[Poem]
+) -> list[TextRow]:
+    """The second stage's: what people ask for, and further lines that answer each other."""
+    return [*title_rows(abstracts, couplets), *_answers(_pairs_to_learn(couplets, poems))]
+
+
 def copying_rows(
     abstracts: Sequence[Abstract], couplets: Sequence[Couplet], poems: Sequence[Poem]
 ) -> list[TextRow]:
-    """The first stage's."""
+    """The first stage's: half of what an epoch shows is a line or clause to be said again.
+
+    With less of that a small model answers in the general tone of its sources, and never learns to look at them.
+    """
+    pairs = _pairs_to_learn(couplets, poems)
+    lines = [couplet.first for couplet in couplets] + [first for first, _ in pairs]
+    clauses = [clause for abstract in abstracts for clause in _clauses(abstract.text)]
     return [
         *title_rows(abstracts, couplets),
-        *(TextRow(BACKWARDS.format(couplet.second), couplet.first) for couplet in couplets),
+        *(TextRow(BACKWARDS.format(couplet.second), couplet.first, weight=0.5) for couplet in couplets),
         *(row for abstract in abstracts for row in _clause_rows(abstract)),
-        *(TextRow(prompts.couplet(first), second, weight=0.5) for first, second in _neighbours(poems)),
-        *(TextRow(SAY_AGAIN + couplet.first, couplet.first) for couplet in couplets),
+        *_answers(pairs),
+        *(TextRow(SAY_AGAIN + line, line, weight=0.5) for line in lines),
+        *(TextRow(SAY_AGAIN + clause, clause, weight=0.5) for clause in clauses),
     ]
 
 
-def _neighbours(poems: Sequence[Poem]) -> Iterator[tuple[str, str]]:
-    """Lines of equal length that follow each other, of at least five characters."""
-    for poem in poems:
-        lines = lines_of(poem.text)
-        for first, second in zip(lines[::2], lines[1::2], strict=False):
-            if len(first) == len(second) >= 5:
-                yield first, second
+def _pairs_to_learn(couplets: Sequence[Couplet], poems: Sequence[Poem]) -> list[tuple[str, str]]:
+    """Lines beside the couplets themselves: of poems, and longer ones made of both."""
+    sides = [*neighbours(poems)]
+    return [*sides, *longer([*sides, *((couplet.first, couplet.second) for couplet in couplets)])]
+
+
+def _answers(pairs: Sequence[tuple[str, str]]) -> Iterator[TextRow]:
+    return (TextRow(prompts.couplet(first), second, weight=0.5) for first, second in pairs)
+
+
+def _clauses(text: str) -> list[str]:
+    return [clause for clause in map(str.strip, _CLAUSES.split(text)) if 6 <= len(clause) <= 36]
 
 
 def _clause_rows(abstract: Abstract) -> Iterator[TextRow]:
     """Clauses that say most of different parts of an abstract."""
     chance = random.Random(abstract.text)
-    clauses = [clause for clause in _CLAUSES.split(abstract.text) if 6 <= len(clause) <= 36]
+    clauses = _clauses(abstract.text)
     for _ in range(_VIEWS if len(clauses) > 2 else 0):
         count = chance.randint(max(2, len(clauses) // 2), len(clauses))
         kept = [clauses[number] for number in sorted(chance.sample(range(len(clauses)), count))]

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import mplug
+from mplug import prompts
 from mplug.errors import MplugError
+from mplug.evaluation.forms import form_of
 from mplug.train import run
 from mplug.train.splits import Split
 from mplug.train.text import poems, titles
@@ -18,7 +20,7 @@ from mplug.train.text.config import MiniTextConfig, SmallShape, palm_mini_base, 
 from mplug.train.text.export_rows import rows_by_file
 from mplug.train.text.families import family_of
 from mplug.train.text.poems import Couplet, Poem
-from mplug.train.text.rows import held_out
+from mplug.train.text.rows import TextRow, held_out
 from mplug.train.text.small import SPECIAL, character_vocabulary, new_gpt3, new_palm
 from mplug.train.text.titles import Abstract
 
@@ -121,10 +123,47 @@ def test_a_clause_that_says_most_of_an_abstract_is_found() -> None:
     assert said in {row.target for row in rows}
 
 
-def test_neighbouring_lines_of_equal_length_answer_each_other() -> None:
+def test_neighbouring_lines_of_equal_length_answer_each_other_and_are_said_again() -> None:
     poem = Poem("", "一一一一一，二二二二二。三三三，四四四。五五五五五，六六六六六六。", Split.TRAIN)
     rows = titles.copying_rows([], [], [poem])
-    assert [(row.source, row.target) for row in rows] == [("上联：一一一一一\n下联：", "二二二二二")]
+    assert [(row.source, row.target) for row in rows] == [
+        ("上联：一一一一一\n下联：", "二二二二二"),
+        ("重复：一一一一一", "一一一一一"),
+    ]
+
+
+def test_longer_pairs_are_put_together_of_shorter_ones() -> None:
+    pairs = [
+        (first * count, second * count) for count in (3, 5, 7) for first, second in ("春秋", "山水", "红绿")
+    ]
+    found = poems.longer(pairs)
+    assert len(found) == len(pairs) // 2
+    assert found == poems.longer(pairs)
+    for first, second in found:
+        assert form_of(first) == form_of(second)
+        assert {*zip(first.split("，"), second.split("，"), strict=True)} <= {*pairs}
+        assert 2 <= len(form_of(first)) <= 4
+    assert poems.longer(pairs[:3]) == []
+
+
+def test_the_second_stage_learns_further_lines_that_answer_each_other() -> None:
+    poem = Poem("", "一一一一一，二二二二二。三三三三三，四四四四四。", Split.TRAIN)
+    couplet = Couplet("春天来了吗", "冬天走了么", Split.TRAIN)
+    rows = titles.answering_rows([], [couplet], [poem] * 3)
+    assert rows[0] == TextRow(prompts.couplet(couplet.first), couplet.second)
+    assert all(form_of(row.source.split("\n")[0][3:]) == form_of(row.target) for row in rows)
+    assert {len(form_of(row.target)) for row in rows} > {1}
+
+
+def test_half_of_the_first_stage_is_copying() -> None:
+    abstract = Abstract(
+        "研究飞机的姿态控制问题，提出飞机的姿态控制方法，采用平方和方法求解.", "题目", Split.TRAIN
+    )
+    poem = Poem("", "一一一一一，二二二二二。", Split.TRAIN)
+    couplet = Couplet("春天来了吗", "冬天走了么", Split.TRAIN)
+    rows = titles.copying_rows([abstract], [couplet], [poem] * 20)
+    copied = sum(row.weight for row in rows if row.target in row.source)
+    assert 0.4 < copied / sum(row.weight for row in rows) < 0.6
 
 
 def test_a_vocabulary_has_the_frequent_characters() -> None:
