@@ -234,16 +234,3 @@ def _rounded(slots: int) -> int:
 def _room(slots: int, capacity: int) -> int:
     """Slots to make for so many in use: what there was, but no more than twice as many as it takes."""
     return max(_rounded(slots), min(capacity, 2 * _rounded(slots)))
-
-
-def _images(tensor_BHNK: Tensor, rows_B: Tensor, size: int | None) -> Tensor:
-    # Heads are a view of rows of width D: the copy keeps that layout, which is whole rows of memory.
-    return tensor_BHNK.transpose(1, 2)[:, :size].index_select(0, rows_B).transpose(1, 2)
-
-
-def _tight_mask(memory_mask_B11N: Tensor) -> tuple[Tensor | None, int]:
-    """The mask of as much of the memory as any image has, and how much that is; None = the whole of it."""
-    used_N = memory_mask_B11N.any(0).flatten()
-    size = int(used_N.nonzero().max()) + 1
-    mask_B11N = memory_mask_B11N[..., :size]
-    return None if bool(mask_B11N.all()) else mask_B11N, size

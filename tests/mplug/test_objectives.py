@@ -35,7 +35,6 @@ from mplug.train.objectives import (
 from mplug.vqa import VqaModel
 
 TOLERANCE = 1e-5
-QUEUE_KEYS = ("image_queue", "text_queue", "idx_queue", "queue_ptr")
 
 
 def close(ours: Tensor, reference: Tensor) -> None:

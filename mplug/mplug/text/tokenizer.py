@@ -19,10 +19,6 @@ _CHINESE = "\u3000-\u303f\u3400-\u9fff\uff01-\uff5e"
 _BETWEEN_CHINESE = re.compile(f"(?<=[{_CHINESE}]) (?=[{_CHINESE}])")
 """The tokenizer sets ideographs apart; people, and Chinese punctuation, do not."""
 
-CLS_ID = 101
-SEP_ID = 102
-"""mPLUG's generation hard-wires 101 and 102, so vocabularies keep [CLS] and [SEP] there."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
