@@ -76,6 +76,16 @@ short of in the real run: {factors}. bfloat16; attention alone, without projecti
 | shape (images × rows × keys, width) | floor, cached | floor, absorbed | kv | absorbed, twice | absorbed, once |
 |---|---|---|---|---|---|"""
 
+READ = {
+    "1687e7432c96": "[No barrier is missing](decisions/0009-a-hazard-without-a-name.md), as far as reading tells."
+}
+"""By the sources that were read: what is known of findings of NVIDIA's checker that are open."""
+FINDINGS = """\
+## Open findings
+
+Of NVIDIA's checker, in real runs of these sources:
+"""
+
 
 def floor(work: Work, device: Device) -> float:
     """Seconds that no version can run under."""
@@ -132,11 +142,28 @@ def page() -> str:
     rows: list[Row] = table["rows"]
     runs = [run for run in committed() if run.content["source_hash"] == table["source_hash"]]
     head = HEAD.format(nvcc=table["nvcc"], sources=table["source_hash"][:12], runs=_links(runs))
-    return "\n".join([head, *_occupancy(rows), "", *_times(rows, A100, runs), ""])
+    told = [*_findings(runs, READ.get(table["source_hash"][:12])), *_times(rows, A100, runs)]
+    return "\n".join([head, *_occupancy(rows), "", *told, ""])
 
 
 def _links(runs: Sequence[Run]) -> str:
     return ", ".join(f"[{run.name}](../kernels/bench/results/{run.name})" for run in runs) or "none"
+
+
+def _findings(runs: Sequence[Run], read: str | None) -> list[str]:
+    """What NVIDIA's checker found, and what is known of it; nothing where it found nothing."""
+    told = []
+    for run in runs:
+        records = run.content["sanitizer"]
+        watched = max((len(record.get("checked", ())) for record in records), default=0)
+        for record in records:
+            if not record.get("passed", True):
+                tool, kernel = (*record["key"].split(":")[1:], "no kernel by name")[:2]
+                said = "; ".join(record.get("faults", ())) or record.get("end", "no last words")
+                said = re.sub(r"=+ ", "", said)
+                cases = f"{len(record['checked'])} of {watched} cases came back"
+                told.append(f"- {_links([run])}: {tool} of {kernel}, `{said}`; {cases}.")
+    return [FINDINGS, *told, "", read or "Nothing more is known.", ""] if told else []
 
 
 def _occupancy(rows: Sequence[Row]) -> Iterable[str]:

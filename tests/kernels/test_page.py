@@ -11,6 +11,7 @@ from bench import page
 from bench.compile_gate import TABLE
 from bench.roofline import absorbed_work, cached_work
 from bench.shapes import TIMED, Shape
+from mplug_kernels.results import Run
 from mplug_kernels.variants import Variant
 
 ROWS = json.loads(TABLE.read_text())["rows"]
@@ -38,3 +39,32 @@ def test_eight_times_the_images_take_longer_and_at_most_eight_times_as_long(vari
 
 def test_without_a_run_nothing_is_calibrated() -> None:
     assert page.calibration(Variant.KV, ROWS, []) == 1
+
+
+def test_what_the_checker_found_is_told() -> None:
+    records = [
+        {"key": "sanitize:memcheck:kv", "checked": ["a", "b"], "passed": True},
+        {
+            "key": "sanitize:racecheck",
+            "checked": ["a"],
+            "passed": False,
+            "end": "exit status 86; === 1 hazard",
+        },
+        {
+            "key": "sanitize:racecheck:kv",
+            "checked": [],
+            "passed": False,
+            "faults": ["Race at kernel", "1 hazard"],
+        },
+        {"key": "sanitize:synccheck:kv", "skipped": "no GPU"},
+    ]
+    told = "\n".join(page._findings([Run("h100.json", {"sanitizer": records})], None))
+    assert "racecheck of no kernel by name, `exit status 86; 1 hazard`; 1 of 2 cases came back" in told
+    assert "racecheck of kv, `Race at kernel; 1 hazard`; 0 of 2 cases came back" in told
+    assert told.count("\n- ") == 2
+    assert "Nothing more is known." in told
+
+
+def test_where_the_checker_found_nothing_there_is_nothing_to_tell() -> None:
+    record = {"key": "sanitize:memcheck:kv", "checked": ["a"], "passed": True}
+    assert page._findings([Run("h100.json", {"sanitizer": [record]})], "what was read") == []
