@@ -10,6 +10,7 @@ from typing import Any, cast
 from mplug.errors import MplugError
 from mplug.freezing import freeze
 from mplug.loading import load
+from mplug.plug import PlugGenerator, write_windows
 from mplug.text.pairs import Text
 from mplug.text_classifier import (
     Classified,
@@ -60,15 +61,26 @@ class LocalTextRunner:
         generator: TextGenerator[Any] = self._model_for("text-generation")
         return not generator.read("a").source
 
-    # Any: fields of GenerationConfig, `stop` and `seeds`.
+    # Any: fields of GenerationConfig, `stop`, `seeds` and `out_length`.
     def generate(self, texts: Sequence[str], settings: Mapping[str, Any]) -> list[tuple[WrittenText, ...]]:
         """Write from each text; arguments and errors as of `mplug.text_writing.write`.
 
+        With `out_length` a PLUG writes by windows: as of `mplug.plug.windows.write_windows`.
+
         Raises:
+            MplugError: `out_length`, and no PLUG.
             FloatingPointError: the model gave NaN or infinity.
         """
         generator: TextGenerator[Any] = self._model_for("text-generation")
-        written = write(generator, texts, **settings)
+        if "out_length" not in settings:
+            written = write(generator, texts, **settings)
+        elif isinstance(generator, PlugGenerator):
+            written = write_windows(generator, texts, **settings)
+        else:
+            raise MplugError(
+                f"out_length is {settings['out_length']}, and {self.model_name} writes without windows, which are "
+                "PLUG's; give max_length, the most tokens of its texts"
+            )
         _check_finite(one.score for each in written for one in each)
         return written
 

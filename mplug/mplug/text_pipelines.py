@@ -41,7 +41,7 @@ class TextRunner(Protocol):
         """Whether texts go on from their prompts, as GPT-3's; ModelScope shows the prompt in front of these."""
         ...
 
-    # Any: fields of GenerationConfig, `stop` and `seeds`.
+    # Any: fields of GenerationConfig, `stop`, `seeds` and `out_length`.
     def generate(self, texts: Sequence[str], settings: Mapping[str, Any]) -> list[tuple[WrittenText, ...]]:
         """Write from each text; as `mplug.text_writing.write`, whose settings these are."""
         ...
@@ -95,7 +95,7 @@ class TextGenerationPipeline(TextPipeline):
         settings: of every call that does not say otherwise.
     """
 
-    # Any: fields of GenerationConfig, and `stop`.
+    # Any: fields of GenerationConfig, `stop` and `out_length`.
     def __init__(self, task: str, runner: TextRunner, settings: Mapping[str, Any]) -> None:
         super().__init__(task, runner)
         self.settings = settings
@@ -107,7 +107,9 @@ class TextGenerationPipeline(TextPipeline):
             input: a text, or a dict that has it as `text`, `sentence` or `src_txt`.
             batch_size: texts that are written together; None = one at a time, as ModelScope does it.
             settings: fields of `GenerationConfig`, and `stop`, one or several strings that a text ends before.
-                `max_length` counts what is written, without the prompt. They hold for this call alone.
+                `max_length` counts what is written, without the prompt. A PLUG's folder takes `out_length` in its
+                place, the steps of a long text that is written by windows (`mplug.plug.sliding`); ModelScope's PLUG
+                always writes so, 128 steps where it is not given. They hold for this call alone.
 
         Returns:
             `{"text": str}`: the best text, of models that continue theirs with the prompt in front; for a list, a list

@@ -214,6 +214,16 @@ def write(
     return [finished[item] for item in range(len(texts))]
 
 
+# Any: whatever a generator's state is.
+def written_text(generator: TextGenerator[Any], request: WriteRequest, one: Hypothesis) -> WrittenText:
+    """What a hypothesis says, cut before the first of the request's stop strings."""
+    text = generator.text(one.ids, request.prompt)
+    end = _first(request.stop, text)
+    has_ended = one.ids[-1] == generator.decoder.eos_id and len(one.log_probs) > 0
+    reason: FinishReason = "stop" if end is not None else "end" if has_ended else "length"
+    return WrittenText(text[:end], one.score, one.ids, one.log_probs, reason)
+
+
 @dataclass(slots=True)
 class _Line:
     """A text as far as it is known."""
@@ -250,7 +260,10 @@ class _Draft:
     def look(self, hypotheses: Sequence[Hypothesis] | None) -> Update | None:
         """What there is to tell after a step; hypotheses, if it was the item's last."""
         if hypotheses is not None:
-            texts = [self._stopped.get(number) or self._written(one) for number, one in enumerate(hypotheses)]
+            texts = [
+                self._stopped.get(number) or written_text(self._generator, self._request, one)
+                for number, one in enumerate(hypotheses)
+            ]
             return Update(self._item, None, tuple(texts))
         for number, line in enumerate(self._lines):
             if line.has_grown and number not in self._stopped:
@@ -278,13 +291,6 @@ class _Draft:
             self._stopped[number] = WrittenText(text[:end], score, ids, log_probs, "stop")
         if is_watched:
             self._best = _certain(text, self._request.stop) if end is None else text[:end]
-
-    def _written(self, one: Hypothesis) -> WrittenText:
-        text = self._generator.text(one.ids, self._request.prompt)
-        end = _first(self._request.stop, text)
-        has_ended = one.ids[-1] == self._generator.decoder.eos_id and len(one.log_probs) > 0
-        reason: FinishReason = "stop" if end is not None else "end" if has_ended else "length"
-        return WrittenText(text[:end], one.score, one.ids, one.log_probs, reason)
 
 
 def _company(item: int, config: GenerationConfig) -> Hashable:

@@ -32,6 +32,7 @@ from mplug.plug.generator import PlugGenerator
 from mplug.plug.heads import PretrainingHeads
 from mplug.plug.model import PlugModel
 from mplug.plug.sliding import stream_windows
+from mplug.plug.windows import write_windows
 
 __all__ = [
     "SIZES",
@@ -49,4 +50,5 @@ __all__ = [
     "rank_state",
     "save",
     "stream_windows",
+    "write_windows",
 ]

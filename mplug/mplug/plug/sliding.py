@@ -5,8 +5,9 @@ PLUG's pipeline does not search with beams, and does not stop at the first end; 
 1.  Tokens are drawn one at a time, from the `top_k` likeliest or from a nucleus; drawing from one is greedy decoding.
 2.  A token behind the vocabulary, which the table's padding allows, becomes [UNK]. Several [UNK] in a row are shown as
     one, and read as many.
-3.  [SEP] ends a text that has more than 0.8 * `max_length` tokens. Any other [SEP] is skipped: it is neither read nor
-    written, it counts as a step, and the next token is drawn from where it was.
+3.  [SEP] ends a text that has more than 0.8 * `max_length` tokens, and is the last one; the reference's ids lack it.
+    Any other [SEP] is skipped: it is neither read nor written, it counts as a step, and the next token is drawn from
+    where it was.
 4.  After every 128 steps what was written since the last time, and a [SEP] behind it, overwrite the source from its
     [SEP] on; the decoder begins anew with [CLS], and reads none of it again.
 5.  The source keeps its last 512 tokens. The reference has a line for it that cannot run: it would join tensors of one
@@ -62,7 +63,8 @@ def stream_windows(
 
     Yields:
         Each text's tokens in order, texts interleaved, and its `Finished` after its last token; the ids there begin
-        with [CLS]. Log-probabilities are of the tokens that are shown, the score is of all that were written.
+        with [CLS], and end with [SEP] where that ended the text. Log-probabilities are of the tokens that are shown,
+        the score is of all that were written.
 
     Raises:
         MplugError: settings that windows cannot have, a source without [SEP], or another number of seeds. Raised by the
@@ -109,7 +111,7 @@ class _Text:
         if math.isnan(log_prob):
             self.log_prob, self.is_over = math.nan, True
         elif token == EOS_ID and is_enough:
-            self.is_over = True
+            self.is_over, events = True, self._write(token, log_prob)
         else:
             self.steps += 1
             self.is_over = self.steps == config.max_length
@@ -213,7 +215,7 @@ def _check(
     if longest > model.decoder.max_positions:
         raise MplugError(
             f"a window is {longest} tokens long, the decoder has {model.decoder.max_positions} positions: lower "
-            "max_length"
+            "max_length, which is a pipeline's out_length"
         )
     for number, source in enumerate(sources):
         if EOS_ID not in source:

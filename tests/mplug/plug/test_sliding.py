@@ -59,6 +59,7 @@ def naively(model: PlugGenerator, source: list[int], out_length: int) -> list[in
         token = int(logits[0, -1].argmax())
         token = token if token < model.config.original_vocab_size else 100
         if token == SEP and len(everything) > int(0.8 * out_length):
+            everything.append(SEP)
             break
         counter += 1
         if token != SEP:
@@ -195,4 +196,7 @@ def test_a_generator_streams_what_it_read() -> None:
     events = list(model.stream_windows([prompt], model.window_config(max_length=9), seeds=[3]))
     (text,) = written(model, [[101, 7, 8, SEP]], model.window_config(max_length=9), [3])
     assert events[-1] == Finished(0, (text,))
-    assert model.text(text.ids, Prompt((101,))).count("piece") + text.ids.count(100) == len(text.ids) - 1
+    assert (
+        model.text(text.ids, Prompt((101,))).count("piece") + text.ids.count(100) + text.ids.count(SEP)
+        == len(text.ids) - 1
+    )
