@@ -141,6 +141,21 @@ def prompt(name: str, **values: Any) -> str:
     return PROMPTS[name](**values)
 
 
+# Any: as of `prompt`.
+def written_length(name: str, **values: Any) -> int | None:
+    """How long the form asks a text to be, for `min_length` and `max_length`; None: it asks for nothing.
+
+    A couplet's second line has as many characters as the first, marks included, and models of Chinese write a token for
+    each. Left to themselves small models miss it by a character or two.
+
+    Args:
+        name: of a prompt.
+        values: its slots.
+    """
+    first = values.get("first")
+    return len(first) if name == "couplet" and isinstance(first, str) else None
+
+
 def few_shot(
     examples: Sequence[tuple[str, str]],
     query: str,

@@ -116,6 +116,27 @@ def test_a_prompt_by_its_name(address: str, capsys: Output) -> None:
     assert output(capsys, [*named, *GREEDY]) == plain
 
 
+def test_examples_show_how_it_is_done(folders: Mapping[str, Path], tmp_path: Path, capsys: Output) -> None:
+    file = tmp_path / "examples.jsonl"
+    file.write_text('{"source": "piece5", "target": "piece6"}\n{"source": "piece7", "target": "piece8"}\n')
+    shown = [("piece5", "piece6"), ("piece7", "piece8")]
+    prompt = mplug.few_shot(shown, "piece9", instruction="piece4")
+    here = ["--model", str(folders["gpt3"]), *GREEDY]
+    plain = output(capsys, ["generate", prompt, *here])
+    given = ["--examples", str(file), "--instruction", "piece4"]
+    assert output(capsys, ["generate", "piece9", *given, *here]) == plain
+    assert output(capsys, ["generate", "piece9", *here]) != plain
+
+
+def test_second_lines_have_the_length_of_first_ones(folders: Mapping[str, Path], capsys: Output) -> None:
+    command = ["generate", "ab", "abcd", "abcd", "a", "--template", "couplet", "--log-probs"]
+    here = ["--model", str(folders["gpt3"]), "--method", "greedy"]
+    written = rows(output(capsys, [*command, *here]))
+    assert [len(each["log_probs"]) for each in written] == [2, 4, 4, 1]
+    written = rows(output(capsys, [*command, *here, "--min-length", "3", "--max-length", "3"]))
+    assert [len(each["log_probs"]) for each in written] == [3, 3, 3, 3]
+
+
 def mplug_prompt(name: str, **slots: str) -> str:
     from mplug.prompts import prompt
 
@@ -202,6 +223,9 @@ def test_a_signal_lets_a_stream_end(folders: Mapping[str, Path], tmp_path: Path)
         (["generate"], "give a TEXT"),
         (["generate", "a", "--input", "gone.jsonl"], "gone.jsonl cannot be read"),
         (["generate", "a", "--slot", "title=x"], "name it with --template"),
+        (["generate", "a", "--instruction", "x"], "give --examples FILE"),
+        (["generate", "a", "--examples", "EMPTY"], "holds no examples"),
+        (["generate", "a", "--examples", "TEXTS"], 'no object with "source" and "target"'),
         (["generate", "--template", "poem"], "a poem begins with something"),
         (["generate", "a", "--template", "poem", "--slot", "moon"], "takes NAME=VALUE"),
         (["generate", "a", "--template", "poem", "--slot", "moon=x"], "does not know moon"),

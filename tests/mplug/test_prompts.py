@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import mplug
 from golden.mplug_cases import small_vocab
 from mplug.errors import MplugError
-from mplug.prompts import PROMPTS, SEPARATOR, few_shot, prompt, slots
+from mplug.prompts import PROMPTS, SEPARATOR, few_shot, prompt, slots, written_length
 from mplug.text.tokenizer import WordPieceTokenizer
 
 EXPECTED: list[tuple[str, dict[str, Any], str]] = [
@@ -45,6 +45,11 @@ EXPECTED: list[tuple[str, dict[str, Any], str]] = [
 def test_prompts(name: str, values: dict[str, Any], expected: str) -> None:
     assert prompt(name, **values) == mplug.prompt(name, **values) == expected
     assert PROMPTS[name](**values) == expected
+
+
+def test_a_second_line_is_as_long_as_the_first() -> None:
+    assert written_length("couplet", first="春风送暖，万里山河") == 9
+    assert written_length("poem", opening="床前") is None
 
 
 def test_every_prompt_and_slot_is_shown() -> None:

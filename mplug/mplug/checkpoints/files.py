@@ -55,6 +55,12 @@ def read_tensors(path: Path, *, shapes_only: bool = False, mapped: bool = False)
     return tensors
 
 
+# Any: JSON.
+def stated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings to be written, without a licence where none is stated: the reference's files have no such field."""
+    return {name: value for name, value in values.items() if name != "licence" or value}
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a yaml file of settings.
 

@@ -59,6 +59,8 @@ class Gpt3Config:
     prompt_tokens: int = 128
     """Longest prompt of `plain` in tokens, [CLS] and [SEP] counted (`sequence_length` of its preprocessor)."""
     sampling: Gpt3Sampling = field(default_factory=Gpt3Sampling)
+    licence: str = ""
+    """Terms of the weights, where the folder states them; the reference has no such field."""
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(Layout):

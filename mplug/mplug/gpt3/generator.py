@@ -45,6 +45,11 @@ class Gpt3Generator(nn.Module):
         return self.config.name
 
     @property
+    def licence(self) -> str:
+        """Terms of the weights; empty where the folder states none."""
+        return self.config.licence
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.decoder.norm.weight.device

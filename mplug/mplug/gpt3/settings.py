@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mplug.checkpoints.files import read_json, write_json
+from mplug.checkpoints.files import read_json, stated, write_json
 from mplug.config_values import build_known
 from mplug.errors import CheckpointError, ConfigError
 from mplug.gpt3.config import Gpt3Config, Gpt3Sampling, Layout
@@ -39,6 +39,8 @@ class _Gpt3Values:
     top_k: int = 0
     top_p: float = 0.9
     temperature: float = 1.0
+    licence: str = ""
+    """Ours."""
 
 
 def read_settings(folder: Path) -> Gpt3Config:
@@ -82,9 +84,10 @@ def write_settings(config: Gpt3Config, folder: Path, *, ranks: int) -> None:
         hidden_dropout=config.dropout,
         bias_gelu_fusion=config.approximate == "tanh",
         eod_id=config.eod_id,
+        licence=config.licence,
         **sampling,
     )
-    write_json(folder / CONFIG_FILE, {"model_type": "gpt3", **dataclasses.asdict(values)})
+    write_json(folder / CONFIG_FILE, {"model_type": "gpt3", **stated(dataclasses.asdict(values))})
     write_json(folder / CONFIGURATION_FILE, _configuration(config, ranks))
 
 
@@ -115,6 +118,7 @@ def _to_config(values: _Gpt3Values, name: str, layout: Layout, prompt_tokens: in
             top_p=values.top_p,
             temperature=values.temperature,
         ),
+        licence=values.licence,
     )
 
 

@@ -59,6 +59,8 @@ class PalmConfig:
     """Probability that training spreads over wrong tokens; 0 = none."""
     encoder_folder: str = "roberta-base"
     """Where, in a checkpoint's folder, the encoder's sizes and the vocabulary are (`encoder_pth`)."""
+    licence: str = ""
+    """Terms of the weights, where the folder states them; the reference has no such field."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(EncoderKind):

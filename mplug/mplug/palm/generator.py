@@ -32,6 +32,11 @@ class PalmGenerator(PalmModel):
         self.tokenizer = tokenizer
         self._texts = texts_of(tokenizer, config)
 
+    @property
+    def licence(self) -> str:
+        """Terms of the weights; empty where the folder states none."""
+        return self.config.licence
+
     def read(self, text: str) -> Prompt:
         """Tokenize a source, as the reference's preprocessor does; too long ones keep their beginning, and say so."""
         tokens = self._texts.encode(text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
-from mplug.checkpoints.files import read_json, read_json_if_there, write_json
+from mplug.checkpoints.files import read_json, read_json_if_there, stated, write_json
 from mplug.checkpoints.labels import section
 from mplug.config import GenerationDefaults, TextEncoderConfig
 from mplug.config_values import build_known
@@ -42,6 +42,8 @@ class _PalmValues:
     beam_size: int = 5
     min_length: int = 40
     max_length: int = 130
+    licence: str = ""
+    """Ours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +100,7 @@ def write_settings(config: PalmConfig, folder: Path) -> None:
         dec_dropout=decoder.dropout,
         label_smoothing=config.label_smoothing,
         alpha=config.length_penalty,
+        licence=config.licence,
         **dataclasses.asdict(generation),
     )
     bert = _BertValues(
@@ -115,7 +118,7 @@ def write_settings(config: PalmConfig, folder: Path) -> None:
     inner = folder / config.encoder_folder
     inner.mkdir(parents=True, exist_ok=True)
     model_type = "roberta" if config.kind == "roberta" else "bert"
-    write_json(folder / CONFIG_FILE, {"model_type": "palm", **dataclasses.asdict(values)})
+    write_json(folder / CONFIG_FILE, {"model_type": "palm", **stated(dataclasses.asdict(values))})
     write_json(inner / CONFIG_FILE, {"model_type": model_type, **dataclasses.asdict(bert)})
     write_json(folder / CONFIGURATION_FILE, _configuration(config))
 
@@ -184,6 +187,7 @@ def _to_config(
         length_penalty=values.alpha,
         label_smoothing=values.label_smoothing,
         encoder_folder=values.encoder_pth,
+        licence=values.licence,
     )
 
 

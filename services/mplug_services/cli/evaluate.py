@@ -2,7 +2,7 @@
 
 import argparse
 
-from mplug_services.cli import eval_captions, eval_retrieval, eval_search, eval_text, eval_vqa
+from mplug_services.cli import eval_captions, eval_clue, eval_retrieval, eval_search, eval_text, eval_vqa
 
 EVALUATIONS = {
     "search": eval_search,
@@ -10,6 +10,7 @@ EVALUATIONS = {
     "captions": eval_captions,
     "vqa": eval_vqa,
     "text": eval_text,
+    "clue": eval_clue,
 }
 
 

@@ -1,14 +1,16 @@
 """Write from texts.
 
-A text is continued, or made into another: that depends on the model; --template puts it into a prompt. One alone is
-shown as it is written; several, or --json, are written together, and are printed one after the other. With --json each
-is a JSON object a line: {"text", "score", "finish_reason", "token_ids"}, with "log_probs" and "seed" where there are
-some, and "texts" where several were asked for; or {"error"}.
+A text is continued, or made into another: that depends on the model; --template puts it into a prompt (a couplet's
+second line is then as long as the first, unless a length is given). One alone is shown as it is written; several, or
+--json, are written together, and are printed one after the other. With --json each is a JSON object a line: {"text",
+"score", "finish_reason", "token_ids"}, with "log_probs" and "seed" where there are some, and "texts" where several were
+asked for; or {"error"}.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from mplug_services.cli.common import (
@@ -19,7 +21,7 @@ from mplug_services.cli.common import (
     messages,
     report_refusals,
 )
-from mplug_services.cli.generation import add_generation_arguments, wire_options
+from mplug_services.cli.generation import add_generation_arguments, of_length, wire_options
 from mplug_services.cli.prompt import add_prompt_arguments, with_prompt
 from mplug_services.cli.texts import Line, Writes, add_text_arguments, open_writer, print_json, read_lines
 from mplug_services.client import GeneratedText, TextOutcome
@@ -64,13 +66,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _batches(lines: Sequence[Line]) -> list[Sequence[Line]]:
-    return [lines[start : start + BATCH_SIZE] for start in range(0, len(lines), BATCH_SIZE)]
+    """Neighbours that are to be of one length."""
+    runs = [list(run) for _, run in groupby(lines, lambda line: line.length)]
+    return [run[start : start + BATCH_SIZE] for run in runs for start in range(0, len(run), BATCH_SIZE)]
 
 
 def _stream(writer: Writes, line: Line, options: argparse.Namespace) -> int:
     shown = ""
     for step in writer.stream_generate(
-        line.text, options=wire_options(options), stop=options.stop, model=options.served_model
+        line.text,
+        options=of_length(wire_options(options), line.length),
+        stop=options.stop,
+        model=options.served_model,
     ):
         if not step.text.startswith(shown):  # beams may think again
             print()
@@ -89,7 +96,7 @@ def _write(
     """Writes from some texts and prints the results; those that there are none of."""
     outcomes = writer.generate(
         [line.text for line in lines],
-        options=wire_options(options),
+        options=of_length(wire_options(options), lines[0].length),
         stop=options.stop,
         log_probs=options.log_probs,
         model=options.served_model,

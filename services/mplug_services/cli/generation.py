@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -89,6 +90,14 @@ def wire_options(options: argparse.Namespace) -> GenerationOptions | None:
         return GenerationOptions(**settings) if settings else None
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def of_length(options: GenerationOptions | None, length: int | None) -> GenerationOptions | None:
+    """Options for texts of so many tokens, unless they say themselves how long; None: of any length."""
+    given = options or GenerationOptions()
+    if length is None or given.min_length is not None or given.max_length is not None:
+        return options
+    return replace(given, min_length=length, max_length=length)
 
 
 def check_place(options: argparse.Namespace) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mplug.errors import MplugError
-from mplug.prompts import PROMPTS, prompt, slots
+from mplug.prompts import PROMPTS, few_shot, prompt, slots, written_length
 from mplug_services.cli.common import UsageError
-from mplug_services.cli.texts import Line
+from mplug_services.cli.texts import Line, read_json_lines
 
 _FLAGS = {"true": True, "false": False}
 
@@ -29,25 +29,58 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a slot of the prompt; may be given several times, of keywords each with one",
     )
+    parser.add_argument(
+        "--examples",
+        metavar="FILE",
+        help='show how it is done: JSON lines {"source", "target"}, which stand before each TEXT',
+    )
+    parser.add_argument("--instruction", metavar="TEXT", help="with --examples: stands in front of them")
 
 
 def with_prompt(lines: Sequence[Line], options: argparse.Namespace) -> list[Line]:
-    """The texts in the prompt that was named; without a text, the prompt of its slots alone.
+    """The texts in the prompt that was named, behind the examples; without a text, the prompt of its slots alone.
 
     Raises:
-        UsageError: Slots that the prompt does not have or cannot do without, or slots without a prompt.
+        UsageError: Slots that the prompt does not have or cannot do without, slots without a prompt, an instruction
+            without examples, or a file of examples that is none.
     """
+    filled = _filled(lines, options)
+    if options.examples is None:
+        if options.instruction is not None:
+            raise UsageError("--instruction stands before examples; give --examples FILE")
+        return filled
+    shown = _examples(options.examples)
+    return [
+        replace(line, text=few_shot(shown, line.text, instruction=options.instruction or ""))
+        for line in filled
+    ]
+
+
+def _filled(lines: Sequence[Line], options: argparse.Namespace) -> list[Line]:
     if options.template is None:
         if options.slot:
             raise UsageError("--slot is of a prompt; name it with --template")
         return list(lines)
     given = _slots(options.slot)
     if not lines:
-        return [Line(_fill(options.template, given))]
+        return [_fill(Line(""), options.template, given)]
     free = next((slot for slot in slots(options.template) if slot not in given), None)
     if free is None:
         raise UsageError(f"all slots of {options.template} are given; there is none for a TEXT")
-    return [replace(line, text=_fill(options.template, {free: [line.text], **given})) for line in lines]
+    return [_fill(line, options.template, {free: [line.text], **given}) for line in lines]
+
+
+def _examples(file: str) -> list[tuple[str, str]]:
+    found = []
+    for place, value in read_json_lines(file):
+        pair = (value.get("source"), value.get("target")) if isinstance(value, dict) else (None, None)
+        source, target = pair
+        if not isinstance(source, str) or not isinstance(target, str):
+            raise UsageError(f'{place} is no object with "source" and "target"')
+        found.append((source, target))
+    if not found:
+        raise UsageError(f"{file} holds no examples")
+    return found
 
 
 def _slots(pairs: Sequence[str]) -> dict[str, list[str]]:
@@ -60,9 +93,11 @@ def _slots(pairs: Sequence[str]) -> dict[str, list[str]]:
     return given
 
 
-def _fill(name: str, given: dict[str, list[str]]) -> str:
+def _fill(line: Line, name: str, given: dict[str, list[str]]) -> Line:
+    """The line with the prompt for its text."""
+    slots_given = {slot: _value(name, slot, values) for slot, values in given.items()}
     try:
-        return prompt(name, **{slot: _value(name, slot, values) for slot, values in given.items()})
+        return replace(line, text=prompt(name, **slots_given), length=written_length(name, **slots_given))
     except MplugError as error:
         raise UsageError(str(error)) from error
 

@@ -32,6 +32,8 @@ class Line:
     """A second one, to be judged with it."""
     id: str | None = None
     """What a file calls it."""
+    length: int | None = None
+    """Tokens that what is written of it should have."""
 
     @property
     def source(self) -> TextSource:

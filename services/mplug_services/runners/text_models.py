@@ -79,7 +79,7 @@ def describe_text_model(task: str, model: object) -> ServedModel:
         device=str(weight.device),
         dtype=_dtype_name(module),
         num_parameters=module.num_parameters,
-        licence="",
+        licence=getattr(module, "licence", ""),
         tokenizer=module.tokenizer,
         writer=_writer_facts(module) if task == WRITES else None,
         modes=() if task == WRITES else modes_of(cast(JudgingModel, model)),
@@ -111,4 +111,5 @@ def _fingerprint(model: Any) -> str:
         "max_length": tokenizer.max_length,
         "vocab": hashlib.sha256(str(words).encode()).hexdigest(),
     }
-    return fingerprint(held_tensors(model), None, text, {**asdict(model.config), "name": None})
+    shape = {name: value for name, value in asdict(model.config).items() if name != "licence"}
+    return fingerprint(held_tensors(model), None, text, {**shape, "name": None})

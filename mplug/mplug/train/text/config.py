@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from mplug.errors import ConfigError
 from mplug.train.config import LoopConfig, OptimizerConfig
 
+MINI_TEXT_LICENCE = "Research use: weights trained on texts handed on for research; code Apache-2.0."
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextMeasureConfig:
@@ -130,10 +132,10 @@ def palm_mini_base() -> MiniTextConfig:
     return MiniTextConfig(
         name="palm-mini",
         general=True,
-        shape=SmallShape(hidden=192, layers=2, heads=4, positions=128, least_count=2, dropout=0.0),
+        shape=SmallShape(hidden=192, layers=2, heads=4, positions=128, least_count=3, dropout=0.0),
         batch_size=8,
         lr=6e-4,
-        epochs=5,
+        epochs=8,
         checkpoint_every=500,
         max_text_tokens=40,
         precision="float32",

@@ -14,7 +14,7 @@ from mplug.evaluation.forms import form_rate, forms_by_tune, score_couplets
 from mplug.train.parallel import own_device
 from mplug.train.splits import Split
 from mplug.train.text import poems, titles
-from mplug.train.text.config import MiniTextConfig
+from mplug.train.text.config import MINI_TEXT_LICENCE, MiniTextConfig
 from mplug.train.text.experiment import Measure, TextExperiment
 from mplug.train.text.families import AnyFamily, family_of
 from mplug.train.text.finetuning import start_family
@@ -35,8 +35,10 @@ class MiniTextExperiment(TextExperiment):
     """A stage of a small model, whose best is also written as it ships."""
 
     def export(self, best: Path, folder: Path) -> None:
-        """Write the best model as int8 rows."""
-        start_family(dataclasses.replace(self.config, start=str(best))).save(folder, int8=True)
+        """Write the best model as int8 rows, with its licence."""
+        family = start_family(dataclasses.replace(self.config, start=str(best)))
+        family.generator.config = dataclasses.replace(family.generator.config, licence=MINI_TEXT_LICENCE)
+        family.save(folder, int8=True)
 
 
 def poem_mini(config: MiniTextConfig, data: Path) -> MiniTextExperiment:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +21,17 @@ from mplug.train.text.poems import Couplet, Poem
 from mplug.train.text.rows import TextRow, held_out
 from mplug.train.text.small import SPECIAL, character_vocabulary, new_gpt3, new_palm
 from mplug.train.text.titles import Abstract
+from small_text_data import write_small_data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MEGABYTE = 1_000_000
-DIGITS = "零一二三四五六七八九"
-
-
-def in_words(number: int) -> str:
-    return "".join(DIGITS[int(digit)] for digit in f"{number:03}")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hundred toys of each kind, all different."""
-    folder = tmp_path_factory.mktemp("data")
-    words = [in_words(number) for number in range(100)]
-
-    # Any: JSON.
-    def write(name: str, rows: Sequence[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / name).write_text(text, encoding="utf-8")
-
-    five = "{0}甲乙，丙{0}丁。\n{0}甲乙，丙{0}丁。"
-    write(
-        "text_poem.jsonl",
-        [{"prompt": f"词牌：甲・乙{0} 作者：{word}", "text": five.format(word)} for word in words],
-    )
-    write("text_couplet.jsonl", [{"text": f"{word}上", "answer": f"{word}下"} for word in words])
-    abstract = "研究了{0}的方法，提出了{0}的新方法，结果表明{0}的方法有效."
-    write(
-        "text_summ_zh.jsonl",
-        [{"text": abstract.format(word), "summary": f"{word}的方法"} for word in words],
-    )
-    return folder
+    return write_small_data(tmp_path_factory.mktemp("data"))
 
 
 def test_a_poem_is_a_line_with_one_of_its_tune_s_names(data: Path) -> None:
@@ -217,7 +192,8 @@ def test_two_stages_make_a_model_that_loads(name: str, data: Path, tmp_path: Pat
     )
     assert (base.name, final.name) == ("export", "export")
     assert (final / "model.safetensors").is_file()
-    generator = mplug.load(final, task="text-generation")
+    generator: Any = mplug.load(final, task="text-generation")
+    assert generator.licence.startswith("Research use")
     assert generator.read("上联：零零一上\n下联：").first
     log = (tmp_path / "final" / "log.jsonl").read_text()
     assert '"couplet_same_length"' in log
