@@ -6,13 +6,14 @@ because cross-attention has no order among its queries.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from mplug_kernels import compiled
-from mplug_kernels.types import CrossWeights, sequences_per_memory, silence_empty
+from mplug_kernels.types import CrossWeights, prefix_lengths, sequences_per_memory, silence_empty
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +52,8 @@ def attend(
         x_SLD: the stream (S, L, D); sequences of one memory lie side by side.
         key_values: of B memories; B divides S.
         weights: only the query projection is used.
-        memory_mask_BN: bool (B, N), True = attend; None = everything.
+        memory_mask_BN: bool (B, N), True = attend; None = everything. Where a compiled kernel would run, it is read
+            from its device at every call.
 
     Returns:
         The heads' joined context (S, L, D), before the output projection; zeros for a memory that is all masked.
@@ -63,10 +65,10 @@ def attend(
     sequences_per_memory(x_SLD, memories)
     q_SLD = F.linear(x_SLD, weights.query_DD, weights.query_bias_D)
     q_BTHK = q_SLD.view(memories, -1, weights.num_heads, weights.head_width)
-    if memory_mask_BN is None:
-        context_BTHK = compiled.attend_cached(q_BTHK, key_values.key_BHNK, key_values.value_BHNK)
-        if context_BTHK is not None:
-            return context_BTHK.reshape(x_SLD.shape)
+    kv_lens = None if memory_mask_BN is None else functools.partial(prefix_lengths, memory_mask_BN)
+    context_BTHK = compiled.attend_cached(q_BTHK, key_values.key_BHNK, key_values.value_BHNK, kv_lens)
+    if context_BTHK is not None:
+        return context_BTHK.reshape(x_SLD.shape)
     mask = None if memory_mask_BN is None else memory_mask_BN[:, None, None]
     context_BHTK = F.scaled_dot_product_attention(
         q_BTHK.transpose(1, 2), key_values.key_BHNK, key_values.value_BHNK, attn_mask=mask

@@ -95,6 +95,20 @@ class Problem:
         return 2 * self.width * self.memory_width * self.dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a compiled kernel on a device; as a text, what runs there and why."""
+
+    compiled: bool
+    """It may run by default, where it was measured to be faster."""
+    reason: str
+    """Why, or why not."""
+
+    def __str__(self) -> str:
+        runs = "compiled, where it was measured to be faster" if self.compiled else "plain torch"
+        return f"{runs}: {self.reason}"
+
+
 def choose(problem: Problem, rates: Rates) -> Form:
     """The form that takes the least time; of equals the first of `Form`."""
     costs = seconds(problem, rates)
@@ -124,6 +138,11 @@ def forcing(*variants: Variant) -> Iterator[None]:
         _forced.reset(token)
 
 
+def may_run(is_cuda: bool) -> bool:
+    """Whether `kernel_for` could name a kernel at all for tensors there; to be asked first, as it costs nothing."""
+    return (is_cuda and ops.LIBRARY.path is not None) or _forced.get() is not None
+
+
 def kernel_for(call: Call, device: torch.device) -> Decision:
     """The compiled kernel for a call, if there is one that may run by default."""
     forced = _forced.get()
@@ -140,26 +159,26 @@ def kernel_for(call: Call, device: torch.device) -> Decision:
     return _decide(call, torch.cuda.get_device_capability(device))
 
 
-def explain(device: torch.device) -> dict[str, str]:
-    """For every compiled kernel, whether it may run by default on a device, and why not where it may not."""
+def explain(device: torch.device) -> dict[str, Standing]:
+    """For every compiled kernel, by name, whether it may run by default on a device, and why."""
     if device.type != "cuda":
-        return {
-            variant.value: f"plain torch: compiled for CUDA, not for {device.type}" for variant in Variant
-        }
+        return _all_plain(f"compiled for CUDA, not for {device.type}")
     if ops.LIBRARY.path is None:
-        return {variant.value: f"plain torch: {ops.LIBRARY.reason}" for variant in Variant}
+        return _all_plain(ops.LIBRARY.reason)
     return explain_capability(torch.cuda.get_device_capability(device), library.hash_of(ops.LIBRARY.path))
 
 
-def explain_capability(capability: tuple[int, int], source_hash: str | None) -> dict[str, str]:
+def explain_capability(capability: tuple[int, int], source_hash: str | None) -> dict[str, Standing]:
     """The same for an architecture, by capability, and a library, by the hash of its sources."""
     said = {}
     for variant in Variant:
         run, reason = results.right(variant, capability, source_hash, results.committed())
-        said[variant.value] = (
-            f"compiled, where it was measured to be faster: {reason}" if run else f"plain torch: {reason}"
-        )
+        said[variant.value] = Standing(run is not None, reason)
     return said
+
+
+def _all_plain(reason: str) -> dict[str, Standing]:
+    return {variant.value: Standing(False, reason) for variant in Variant}
 
 
 @functools.lru_cache(maxsize=1024)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -69,3 +70,20 @@ def silence_empty(context_BTD: Tensor, memory_mask_BN: Tensor | None) -> Tensor:
         return context_BTD
     empty_B11 = ~memory_mask_BN.any(dim=1)[:, None, None]
     return context_BTD.masked_fill(empty_B11, 0)
+
+
+def prefix_lengths(memory_mask_BN: Tensor) -> tuple[int, ...] | None:
+    """How many rows of each memory a mask lets be attended to, where these are its first.
+
+    Waits for the mask's device, so it is not for every step.
+
+    Args:
+        memory_mask_BN: bool (B, N), True = attend.
+
+    Returns:
+        B numbers from 0 to N; None where any memory's mask is more than ones and then zeros.
+    """
+    mask_BN = memory_mask_BN.cpu()  # once: everything below would wait for the device by itself
+    lengths_B = mask_BN.sum(1)
+    is_first_BN = torch.arange(mask_BN.shape[1]) < lengths_B[:, None]
+    return tuple(lengths_B.tolist()) if torch.equal(mask_BN, is_first_BN) else None

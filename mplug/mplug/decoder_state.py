@@ -18,6 +18,7 @@ from mplug.state_joining import (
     tokens_last,
 )
 from mplug_kernels.cached import KeyValues
+from mplug_kernels.types import prefix_lengths
 
 GROWTH = 16
 """Slots of the cache are made at least so many at a time: captions and answers fit into the first lot."""
@@ -49,6 +50,8 @@ class DecoderState:
     hidden_SU: Tensor | None = None
     """bool (S, used + 1): slots, the next one included, whose token some of the layers do not read; None = none are."""
     _spare: Tensor | None = field(default=None, repr=False)
+    _lengths: tuple[Tensor, tuple[int, ...] | None] | None = field(default=None, repr=False)
+    """The memory's mask that was last asked about, and the answer."""
 
     @property
     def num_sequences(self) -> int:
@@ -64,6 +67,19 @@ class DecoderState:
     def device(self) -> torch.device:
         """Where the tensors are."""
         return self.lengths_S.device
+
+    def memory_lengths(self) -> tuple[int, ...] | None:
+        """How many rows of each image's memory are attended to, where these are its first; None where they are not.
+
+        Worked out when it is first asked for, which waits for the device, and then kept for as long as the mask
+        stays: compiled kernels ask in every layer of every step.
+        """
+        mask_B11N = self.memory_mask_B11N
+        if mask_B11N is None:
+            return (self.cross[0].key_BHNK.shape[2],) * self.num_images
+        if self._lengths is None or self._lengths[0] is not mask_B11N:
+            self._lengths = mask_B11N, prefix_lengths(mask_B11N[:, 0, 0])
+        return self._lengths[1]
 
     def extend(self, length: int, lengths_S: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Make room for `length` more tokens of every sequence.

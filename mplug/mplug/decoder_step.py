@@ -117,10 +117,10 @@ def attend_to_memory(query_SLD: Tensor, number: int, state: DecoderState) -> Ten
     cross = state.cross[number]
     num_heads = cross.key_BHNK.shape[1]
     query_BPHK = query_SLD.reshape(state.num_images, -1, num_heads, query_SLD.shape[-1] // num_heads)
-    if state.memory_mask_B11N is None:
-        compiled_BPHK = compiled.attend_cached(query_BPHK, cross.key_BHNK, cross.value_BHNK)
-        if compiled_BPHK is not None:
-            return compiled_BPHK.reshape(query_SLD.shape)
+    kv_lens = None if state.memory_mask_B11N is None else state.memory_lengths
+    compiled_BPHK = compiled.attend_cached(query_BPHK, cross.key_BHNK, cross.value_BHNK, kv_lens)
+    if compiled_BPHK is not None:
+        return compiled_BPHK.reshape(query_SLD.shape)
     out_BHPK = F.scaled_dot_product_attention(
         query_BPHK.transpose(1, 2), cross.key_BHNK, cross.value_BHNK, attn_mask=state.memory_mask_B11N
     )

@@ -196,16 +196,21 @@ def test_what_is_not_compiled_is_plain_torch(changes: dict[str, Any]) -> None:
 def test_a_cpu_runs_plain_torch_and_says_why() -> None:
     cpu = torch.device("cpu")
     assert dispatch.kernel_for(call(), cpu).reason == "compiled for CUDA, not for cpu"
-    assert set(dispatch.explain(cpu)) == {variant.value for variant in Variant}
+    said = dispatch.explain(cpu)
+    assert set(said) == {variant.value for variant in Variant}
+    assert {str(each) for each in said.values()} == {"plain torch: compiled for CUDA, not for cpu"}
+    assert not any(each.compiled for each in said.values())
 
 
 def test_an_architecture_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "committed", lambda: (Run("h100.json", content()),))
     said = dispatch.explain_capability(H100, SOURCES)
-    assert said["kv"] == "compiled, where it was measured to be faster: right on sm_90: h100.json"
-    assert said["absorbed_one"].startswith("plain torch: h100.json: 1 checks failed")
+    assert said["kv"].compiled
+    assert str(said["kv"]) == "compiled, where it was measured to be faster: right on sm_90: h100.json"
+    assert not said["absorbed_one"].compiled
+    assert str(said["absorbed_one"]).startswith("plain torch: h100.json: 1 checks failed")
     unknown = dispatch.explain_capability((8, 6), SOURCES)
-    assert unknown["kv"] == "plain torch: no committed result on sm_86 at all"
+    assert str(unknown["kv"]) == "plain torch: no committed result on sm_86 at all"
 
 
 def some_weights(seed: int) -> CrossWeights:

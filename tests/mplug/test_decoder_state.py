@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -11,7 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from generation_cases import random_decoder
+from mplug import decoder_state
 from mplug.decoder_state import DecoderState
+from mplug_kernels import dispatch, ops
+from mplug_kernels.types import prefix_lengths
+from mplug_kernels.variants import Variant
 
 DECODER = random_decoder(3).double()
 WIDTH = DECODER.config.memory_width
@@ -95,6 +100,70 @@ def compare(joined: DecoderState, apart: Sequence[DecoderState], numbers: torch.
     parts = torch.split(ids, [state.num_sequences for state in apart])
     wanted = torch.cat([DECODER.step(part, state) for part, state in zip(parts, apart, strict=True)])
     assert torch.allclose(logits, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_lengths_of_memories_follow_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Tensor] = []
+
+    def noted(mask: Tensor) -> tuple[int, ...] | None:
+        asked.append(mask)
+        return prefix_lengths(mask)
+
+    monkeypatch.setattr(decoder_state, "prefix_lengths", noted)
+    numbers = torch.Generator().manual_seed(1)
+    state = started([2, 5, 3], [1, 1, 1], numbers)
+    assert not asked, "nobody has asked for them"
+    assert state.memory_lengths() == state.memory_lengths() == (2, 5, 3)
+    state.repeat(2)
+    state.select(torch.tensor([1, 0, 3, 2, 5, 4]))
+    assert state.memory_lengths() == (2, 5, 3)
+    assert len(asked) == 1, "the mask is the same"
+    state.keep_images(torch.tensor([2, 0]))
+    assert state.memory_lengths() == (3, 2)
+    other = started([4], [1], numbers)
+    assert other.memory_lengths() == (4,), "there is no mask"
+    other.repeat(2)
+    state.join(other)
+    assert state.memory_lengths() == (3, 2, 4)
+    assert len(asked) == 3
+    state.keep_images(torch.tensor([2]))
+    assert state.memory_mask_B11N is None
+    assert state.memory_lengths() == (4,)
+    assert len(asked) == 3
+
+
+def test_a_mask_with_gaps_has_no_lengths() -> None:
+    mask = torch.tensor([[True, True, False], [True, False, True]])
+    state = DECODER.start(torch.randn(2, 3, WIDTH, dtype=torch.float64), memory_mask_BN=mask)
+    assert state.memory_lengths() is None
+    state.keep_images(torch.tensor([0]))
+    assert state.memory_lengths() == (2,)
+
+
+@pytest.mark.usefixtures("nan_in_new_memory")
+def test_steps_after_joining_are_the_same_with_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[list[int]] = []
+    operator = ops.xattn_kv
+
+    def noted(q: Tensor, k: Tensor, v: Tensor, plan: ops.Plan, scale: float) -> tuple[Tensor, Tensor]:
+        lengths.append(plan.kv_lens.tolist())
+        return operator(q, k, v, plan, scale)
+
+    monkeypatch.setattr(ops, "xattn_kv", noted)
+    numbers = torch.Generator().manual_seed(2)
+    memories = [started([2, 5], [1, 4], numbers), started([7, 1], [3, 2], numbers)]
+    state, twin = memories[0], copy.deepcopy(memories[0])
+    for each in (state, twin):
+        each.join(copy.deepcopy(memories[1]))
+    for kept in (torch.tensor([0, 1, 2, 3]), torch.tensor([3, 1]), torch.tensor([0])):
+        state.keep_images(kept)
+        twin.keep_images(kept)
+        ids = read(state.num_sequences, 1, numbers)
+        with dispatch.forcing(Variant.KV):
+            found = DECODER.step(ids, state)
+        assert torch.allclose(found, DECODER.step(ids, twin), rtol=1e-9, atol=1e-9)
+    layers = DECODER.config.layers
+    assert lengths == [[2, 5, 7, 1]] * layers + [[1, 5]] * layers + [[1]] * layers
 
 
 @pytest.mark.usefixtures("nan_in_new_memory")

@@ -55,6 +55,7 @@ def test_padding_to_25_tokens_changes_no_logit(model: VqaModel, tokens: Tensor) 
 def test_decoding_starts_from_the_memory(model: VqaModel, tokens: Tensor) -> None:
     ids, mask = some_text()
     state = model.start_decoding(tokens, ids, mask)
+    assert state.memory_lengths() == (tokens.shape[1] + 5, tokens.shape[1] + 3), "the mask is a prefix"
     first = model.text_decoder.step(torch.tensor([[101], [101]]), state)
     memory, memory_mask = model.decoder_memory(tokens, ids, mask)
     forced = model.text_decoder(torch.tensor([[101], [101]]), memory, memory_mask_BN=memory_mask)
