@@ -15,11 +15,12 @@ from mplug.freezing import freeze
 from mplug.text_loading import module_of
 from mplug_services.kind_queue import Quantum
 from mplug_services.runners.batch import RunningBatch
+from mplug_services.runners.kernels import attention_kernels
 from mplug_services.runners.models import Models, describe, make_runners
 from mplug_services.runners.removed import RemovedRunner
 from mplug_services.runners.runner import Runner
 from mplug_services.scheduler import Scheduler
-from mplug_services.served_model import ServedModel
+from mplug_services.served_model import AttentionKernel, ServedModel
 from mplug_services.work import EngineStoppedError, WorkItem, WorkKind, WorkResult
 
 logger = logging.getLogger(__name__)
@@ -36,14 +37,25 @@ class ModelWorker:
         scheduler: where the work comes from; nobody else takes quanta from it.
         num_threads: torch's threads for one forward pass; 0 leaves torch's own choice. Torch has one such
             number per process, so the last worker started sets it.
+        device: where `load` puts the models.
     """
 
-    def __init__(self, load: Callable[[], Models], scheduler: Scheduler, *, num_threads: int = 0) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Models],
+        scheduler: Scheduler,
+        *,
+        num_threads: int = 0,
+        device: str = "cpu",
+    ) -> None:
         self.scheduler = scheduler
+        self.kernels: Sequence[AttentionKernel] = ()
+        """What computes cross-attention on the device; known once it is `ready`."""
         self.ready: Future[Mapping[str, ServedModel]] = Future()
         """By task, once all are loaded and warm; has the error of one that could not be loaded."""
         self._load = load
         self._num_threads = num_threads
+        self._device = device
         self._wake = threading.Event()
         self._quanta = 0
         self._runners: dict[RunnerKey, Runner] = {}
@@ -116,6 +128,7 @@ class ModelWorker:
             if self._num_threads > 0:
                 torch.set_num_threads(self._num_threads)
             runners, served = _prepare(self._load)
+            self.kernels = attention_kernels(self._device)
         except Exception as error:
             self.scheduler.fail_all(EngineStoppedError("the model could not be loaded"))
             self.ready.set_exception(error)

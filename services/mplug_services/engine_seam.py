@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from mplug_services.scheduler import Scheduler
-from mplug_services.served_model import ServedModel
+from mplug_services.served_model import AttentionKernel, ServedModel
 from mplug_services.work import WorkItem, WorkResult
 
 
@@ -32,6 +32,8 @@ class Engine(WorkQueue, Protocol):
 
     ready: Future[Mapping[str, ServedModel]]
     """By task, once all are loaded and warm; or the error of the first that could not be."""
+    kernels: Sequence[AttentionKernel]
+    """What computes cross-attention where the models are; known once it is `ready`."""
 
     def start(self) -> None:
         """Start loading the models."""

@@ -14,7 +14,7 @@ from mplug_api.v1.model_service_pb2_grpc import ModelServiceServicer
 from mplug_services import wire
 from mplug_services.config import ServeConfig
 from mplug_services.named_models import NamedModels
-from mplug_services.served_model import ServedModel
+from mplug_services.served_model import AttentionKernel, ServedModel
 
 MAX_ID_BYTES = 512
 """The index's own limit, published."""
@@ -28,6 +28,7 @@ class ModelService(ModelServiceServicer):
         named: the others, which requests name; they are listed while they are in memory.
         config: limits.
         services: full names of what this process serves.
+        kernels: what computes the models' cross-attention; empty before they are loaded.
     """
 
     def __init__(
@@ -36,11 +37,14 @@ class ModelService(ModelServiceServicer):
         named: NamedModels,
         config: ServeConfig,
         services: Sequence[str],
+        *,
+        kernels: Sequence[AttentionKernel],
     ) -> None:
         self._models = models
         self._named = named
         self._config = config
         self._services = services
+        self._kernels = kernels
         self._start_time = wire.write_time(datetime.now(UTC))
 
     async def GetServerInfo(  # noqa: N802 - the method's name in the API
@@ -53,6 +57,10 @@ class ModelService(ModelServiceServicer):
             limits=_write_limits(self._config),
             services=self._services,
             start_time=self._start_time,
+            kernels=[
+                pb.AttentionKernel(name=each.name, compiled=each.compiled, explanation=each.explanation)
+                for each in self._kernels
+            ],
         )
 
 

@@ -50,7 +50,7 @@ from mplug_services.prepare import Preparer
 from mplug_services.rerank_service import RerankService
 from mplug_services.reranker import Reranker
 from mplug_services.search_service import SearchService
-from mplug_services.served_model import ServedModel
+from mplug_services.served_model import AttentionKernel, ServedModel
 from mplug_services.slot import Slot
 from mplug_services.storage import Storage
 from mplug_services.text_service import TextService
@@ -100,6 +100,8 @@ class Slots:
         self.filler: Slot[Judge] = Slot(_not_ready("fill-mask", config))
         self.models: dict[str, ServedModel] = {}
         """By task, what is in service."""
+        self.kernels: list[AttentionKernel] = []
+        """What computes their cross-attention."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,7 +191,11 @@ def add_services(server: aio.Server, parts: Parts) -> None:
         job = JobService(parts.jobs, parts.reader, parts.preparer, parts.pool, config)
         job_service_pb2_grpc.add_JobServiceServicer_to_server(job, server)
     model = ModelService(
-        parts.slots.models, parts.named, config, [FULL_NAMES[name] for name in served(config)]
+        parts.slots.models,
+        parts.named,
+        config,
+        [FULL_NAMES[name] for name in served(config)],
+        kernels=parts.slots.kernels,
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
 
@@ -218,6 +224,7 @@ def fill_slots(parts: Parts, models: Mapping[str, ServedModel], engine: Engine) 
     """Put the server's own models in service."""
     slots, users = parts.slots, make_users(parts, models, engine)
     slots.models.update(models)
+    slots.kernels[:] = engine.kernels
     _fill(slots.embedder, users.embedder)
     _fill(slots.captioner, users.captioner)
     _fill(slots.answerer, users.answerer)

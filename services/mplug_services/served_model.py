@@ -10,6 +10,18 @@ from mplug_services.text_work import Mode
 from mplug_services.writer_facts import WriterFacts
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionKernel:
+    """A compiled form of cross-attention, and whether it runs where the models are."""
+
+    name: str
+    """As `kv`."""
+    compiled: bool
+    """It may run, where it was measured to be faster; otherwise plain torch does."""
+    explanation: str
+    """What runs and why, for people."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
     """A loaded model as its callers see it; needs no torch."""

@@ -283,7 +283,7 @@ def _model_worker(config: ServeConfig) -> Engine:
     from mplug_services.runners.models import model_loader
 
     load = model_loader(config.sources, config.device, config.dtype)
-    return ModelWorker(load, make_scheduler(config), num_threads=config.torch_threads)
+    return ModelWorker(load, make_scheduler(config), num_threads=config.torch_threads, device=config.device)
 
 
 def make_scheduler(config: ServeConfig) -> Scheduler:

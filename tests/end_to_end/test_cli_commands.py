@@ -156,8 +156,12 @@ def test_info_shows_model_licence_limits_and_collections(pets: str, capsys: Outp
     assert "for tests only" in text
     assert "max batch size" in text
     assert pets in text
+    # In a narrow terminal the words lie on several lines.
+    assert "plain torch: compiled for CUDA, not for cpu" in " ".join(text.split())
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
+    assert [kernel["name"] for kernel in facts["attention kernels"]] == ["kv", "absorbed_two", "absorbed_one"]
+    assert not any(kernel["compiled"] for kernel in facts["attention kernels"])
     assert facts["models"][0]["embedding width"] == 16
     assert "pets" in [collection["name"] for collection in facts["collections"]]
 
@@ -167,6 +171,7 @@ def test_info_of_a_folder_needs_no_server(folder: Path, address: str, capsys: Ou
     facts = json.loads(capsys.readouterr().out)
     assert facts["licence"] == "for tests only"
     assert facts["embedding width"] == 16
+    assert facts["attention kernels"].startswith("kv")
     assert main(["info", str(folder / "tiny")]) == 0
     assert "parameters" in capsys.readouterr().out
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n mplug_api/v1/model_service.proto\x12\x0cmplug_api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xbb\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x06models\x18\x02 \x03(\x0b\x32\x19.mplug_api.v1.ServedModel\x12$\n\x06limits\x18\x03 \x01(\x0b\x32\x14.mplug_api.v1.Limits\x12\x10\n\x08services\x18\x04 \x03(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe0\x01\n\x0bServedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x1d\n\x15\x65mbedding_fingerprint\x18\x03 \x01(\t\x12\x1b\n\x13\x65mbedding_dimension\x18\x04 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x03\x12\x0f\n\x07licence\x18\x08 \x01(\t\x12\x17\n\x0fmax_text_tokens\x18\t \x01(\x05\x12\x17\n\x0f\x63ontinues_texts\x18\n \x01(\x08\"\xa4\x02\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x03\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\x05\x12\x16\n\x0emax_text_bytes\x18\x05 \x01(\x05\x12\x11\n\tmax_top_k\x18\x06 \x01(\x05\x12\x15\n\rmax_page_size\x18\x07 \x01(\x05\x12\x17\n\x0fmax_query_parts\x18\x08 \x01(\x05\x12\x14\n\x0cmax_id_bytes\x18\t \x01(\x05\x12\x12\n\nqueue_size\x18\n \x01(\x05\x12\x1b\n\x13max_explained_items\x18\x0b \x01(\x05\x12\x12\n\nmax_labels\x18\x0c \x01(\x05\x32h\n\x0cModelService\x12X\n\rGetServerInfo\x12\".mplug_api.v1.GetServerInfoRequest\x1a#.mplug_api.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n mplug_api/v1/model_service.proto\x12\x0cmplug_api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xeb\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x06models\x18\x02 \x03(\x0b\x32\x19.mplug_api.v1.ServedModel\x12$\n\x06limits\x18\x03 \x01(\x0b\x32\x14.mplug_api.v1.Limits\x12\x10\n\x08services\x18\x04 \x03(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x07kernels\x18\x06 \x03(\x0b\x32\x1d.mplug_api.v1.AttentionKernel\"F\n\x0f\x41ttentionKernel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63ompiled\x18\x02 \x01(\x08\x12\x13\n\x0b\x65xplanation\x18\x03 \x01(\t\"\xe0\x01\n\x0bServedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x1d\n\x15\x65mbedding_fingerprint\x18\x03 \x01(\t\x12\x1b\n\x13\x65mbedding_dimension\x18\x04 \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\r\n\x05\x64type\x18\x06 \x01(\t\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x03\x12\x0f\n\x07licence\x18\x08 \x01(\t\x12\x17\n\x0fmax_text_tokens\x18\t \x01(\x05\x12\x17\n\x0f\x63ontinues_texts\x18\n \x01(\x08\"\xa4\x02\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x17\n\x0fmax_image_bytes\x18\x02 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x03 \x01(\x03\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\x05\x12\x16\n\x0emax_text_bytes\x18\x05 \x01(\x05\x12\x11\n\tmax_top_k\x18\x06 \x01(\x05\x12\x15\n\rmax_page_size\x18\x07 \x01(\x05\x12\x17\n\x0fmax_query_parts\x18\x08 \x01(\x05\x12\x14\n\x0cmax_id_bytes\x18\t \x01(\x05\x12\x12\n\nqueue_size\x18\n \x01(\x05\x12\x1b\n\x13max_explained_items\x18\x0b \x01(\x05\x12\x12\n\nmax_labels\x18\x0c \x01(\x05\x32h\n\x0cModelService\x12X\n\rGetServerInfo\x12\".mplug_api.v1.GetServerInfoRequest\x1a#.mplug_api.v1.GetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFOREQUEST']._serialized_start=83
   _globals['_GETSERVERINFOREQUEST']._serialized_end=105
   _globals['_GETSERVERINFORESPONSE']._serialized_start=108
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=295
-  _globals['_SERVEDMODEL']._serialized_start=298
-  _globals['_SERVEDMODEL']._serialized_end=522
-  _globals['_LIMITS']._serialized_start=525
-  _globals['_LIMITS']._serialized_end=817
-  _globals['_MODELSERVICE']._serialized_start=819
-  _globals['_MODELSERVICE']._serialized_end=923
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=343
+  _globals['_ATTENTIONKERNEL']._serialized_start=345
+  _globals['_ATTENTIONKERNEL']._serialized_end=415
+  _globals['_SERVEDMODEL']._serialized_start=418
+  _globals['_SERVEDMODEL']._serialized_end=642
+  _globals['_LIMITS']._serialized_start=645
+  _globals['_LIMITS']._serialized_end=937
+  _globals['_MODELSERVICE']._serialized_start=939
+  _globals['_MODELSERVICE']._serialized_end=1043
 # @@protoc_insertion_point(module_scope)

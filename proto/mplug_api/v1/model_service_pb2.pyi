@@ -43,6 +43,7 @@ class GetServerInfoResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of mplug-serve."""
     @_builtins.property
@@ -55,6 +56,10 @@ class GetServerInfoResponse(_message.Message):
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def kernels(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttentionKernel]:
+        """What computes cross-attention on the server's device; empty before its models are loaded."""
+
     def __init__(
         self,
         *,
@@ -63,14 +68,45 @@ class GetServerInfoResponse(_message.Message):
         limits: Global___Limits | None = ...,
         services: _abc.Iterable[_builtins.str] | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
+        kernels: _abc.Iterable[Global___AttentionKernel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "models", b"models", "services", b"services", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kernels", b"kernels", "limits", b"limits", "models", b"models", "services", b"services", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class AttentionKernel(_message.Message):
+    """A form of cross-attention that is compiled for GPUs, and whether it runs on the server's device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    COMPILED_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"kv", "absorbed_two" or "absorbed_one"."""
+    compiled: _builtins.bool
+    """It may run, for calls that it was measured to be faster for. Otherwise plain torch computes the same."""
+    explanation: _builtins.str
+    """What runs and why, for people: "plain torch: compiled for CUDA, not for cpu"."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        compiled: _builtins.bool = ...,
+        explanation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compiled", b"compiled", "explanation", b"explanation", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttentionKernel: _TypeAlias = AttentionKernel  # noqa: Y015
 
 @_typing.final
 class ServedModel(_message.Message):

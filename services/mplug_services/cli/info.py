@@ -1,12 +1,12 @@
 """Say what a server or a model is.
 
 Without MODEL: the server, its models with their licences, its limits and its collections. With MODEL: a
-model on this machine, by its folder or by the name of one that ships with the package (mplug-mini).
+model on this machine, by its folder or by the name of one that ships with the package, such as mplug-mini.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from importlib.util import find_spec
 from typing import cast
@@ -19,7 +19,9 @@ from mplug_services.client import CollectionInfo, ServedModel, ServerInfo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a folder, mplug-mini, or open_clip:NAME")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a folder, a shipped model's name, or open_clip:NAME"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     add_connection_arguments(parser)
 
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
     if options.model is not None:
-        facts = model_facts(options.model)
+        facts = {**model_facts(options.model), "attention kernels": _kernels_here()}
         print(json.dumps(facts, ensure_ascii=False)) if options.json else results().print(_table(facts))
         return EXIT_OK
     with connect(options) as client:
@@ -53,6 +55,8 @@ def model_facts(source: str) -> dict[str, str | int]:
     from mplug.loading import load
 
     try:
+        if (facts := _text_facts(source)) is not None:
+            return facts
         model = load(source)
         tasks = _tasks(source)
     except MplugError as error:
@@ -70,6 +74,44 @@ def model_facts(source: str) -> dict[str, str | int]:
         "fingerprint": model.fingerprint,
         "licence": model.licence or "not stated",
         "checkpoint": str(model.report),
+    }
+
+
+def _kernels_here() -> str:
+    """What would compute a model's cross-attention on this machine, as a text."""
+    from mplug_services.runners.kernels import kernels_here
+
+    return _kernel_lines((kernel.name, kernel.explanation) for kernel in kernels_here())
+
+
+def _kernel_lines(said: Iterable[tuple[str, str]]) -> str:
+    """A line for each thing that is said of kernels, behind the names of those that it is said of."""
+    names: dict[str, list[str]] = {}
+    for name, explanation in said:
+        names.setdefault(explanation, []).append(name)
+    return "\n".join(f"{', '.join(those)}: {explanation}" for explanation, those in names.items())
+
+
+def _text_facts(source: str) -> dict[str, str | int] | None:
+    """What a model of texts is; None: it is none. Errors are those of `mplug.load`."""
+    from mplug.loading import find_folder
+    from mplug.text_loading import module_of, own_task, text_family
+    from mplug_services.runners.text_models import describe_text_model, load_text_model
+
+    if source.startswith("open_clip:") or text_family(folder := find_folder(source)) is None:
+        return None
+    task = own_task(folder)
+    model = load_text_model(task, source, "cpu", "float32")
+    served = describe_text_model(task, model)
+    return {
+        "name": served.name,
+        "tasks": _tasks(source),
+        "parameters": served.num_parameters,
+        "memory": f"{served.num_parameters * 4 / 2**20:.1f} MiB as {served.dtype}",
+        "longest text": f"{served.tokenizer.max_length} tokens",
+        "fingerprint": served.fingerprint,
+        "licence": served.licence or "not stated",
+        "checkpoint": str(module_of(model).report),
     }
 
 
@@ -107,6 +149,10 @@ def server_facts(info: ServerInfo, address: str) -> dict[str, object]:
         "services": list(info.services),
         "models": models,
         "limits": limits,
+        "attention kernels": [
+            {"name": kernel.name, "compiled": kernel.compiled, "explanation": kernel.explanation}
+            for kernel in info.kernels
+        ],
     }
 
 
@@ -129,7 +175,11 @@ def collection_facts(collections: list[CollectionInfo]) -> list[dict[str, object
 def _print_server(info: ServerInfo, collections: list[CollectionInfo], address: str) -> None:
     facts = server_facts(info, address)
     console = results()
-    console.print(_table({key: facts[key] for key in ("address", "version", "started")}))
+    head = {key: facts[key] for key in ("address", "version", "started")}
+    if info.kernels:
+        said = ((kernel.name, kernel.explanation) for kernel in info.kernels)
+        head["attention kernels"] = _kernel_lines(said)
+    console.print(_table(head))
     console.print(_models_table(info.models) if info.models else "no models")
     for name, licence in {model.name: model.licence for model in info.models if model.licence}.items():
         console.print(f"licence of {name}: {licence}", markup=False)

@@ -46,6 +46,7 @@ from mplug_services.client.text_types import (
     TextSpan,
 )
 from mplug_services.client.types import (
+    AttentionKernel,
     EmbedOutcome,
     ImageInput,
     ImageSource,
@@ -67,6 +68,7 @@ from mplug_services.client.types import (
 __all__ = [
     "AlreadyExistsError",
     "AsyncClient",
+    "AttentionKernel",
     "ClassifyOutcome",
     "Client",
     "ClientError",

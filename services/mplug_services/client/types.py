@@ -89,6 +89,17 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionKernel:
+    """A form of cross-attention that is compiled for GPUs, and whether it runs on the server's device."""
+
+    name: str
+    compiled: bool
+    """It may run, where it was measured to be faster; otherwise plain torch does."""
+    explanation: str
+    """What runs and why, for people."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What a server is and holds."""
 
@@ -97,6 +108,8 @@ class ServerInfo:
     limits: Limits
     services: tuple[str, ...]
     start_time: datetime
+    kernels: tuple[AttentionKernel, ...] = ()
+    """What computes cross-attention; empty before the models are loaded, and of servers that do not say."""
 
     def model(self, task: str = "retrieval") -> ServedModel:
         """The model for a task.

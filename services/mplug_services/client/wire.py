@@ -14,6 +14,7 @@ from mplug_index.filters import Condition, Filter, HasId, Match, NumberRange, Ti
 from mplug_index.types import Payload, PayloadValue
 from mplug_services.client.errors import InvalidRequestError
 from mplug_services.client.types import (
+    AttentionKernel,
     FloatVector,
     ImageInput,
     ImageSource,
@@ -217,4 +218,5 @@ def server_info_from_wire(info: model_service_pb2.GetServerInfoResponse) -> Serv
         limits=limits_from_wire(info.limits),
         services=tuple(info.services),
         start_time=info.start_time.ToDatetime(tzinfo=UTC),
+        kernels=tuple(AttentionKernel(each.name, each.compiled, each.explanation) for each in info.kernels),
     )

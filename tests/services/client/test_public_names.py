@@ -14,6 +14,7 @@ from mplug_services.client.jobs import Jobs
 PUBLIC_NAMES = [
     "AlreadyExistsError",
     "AsyncClient",
+    "AttentionKernel",
     "ClassifyOutcome",
     "Client",
     "ClientError",
@@ -76,6 +77,7 @@ PUBLIC_NAMES = [
     "TrainProgress",
     "TrainResult",
     "TrainRow",
+    "TrainText",
     "UnavailableError",
     "UpsertOutcome",
 ]
