@@ -5,6 +5,7 @@ A `TextWriter` takes requests while it writes others (see `mplug.generation.live
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal
@@ -39,6 +40,9 @@ class WriteRequest:
     """A text ends before the first of these."""
     progress: bool = False
     """Tell of the text as it grows."""
+    pause: float = 0.0
+    """Least seconds between two of these: a text is made anew of all its ids each time. Stop strings are looked for at
+    every token all the same."""
 
     def __post_init__(self) -> None:
         if "" in self.stop:
@@ -249,6 +253,7 @@ class _Draft:
         self._lines = [_Line(list(request.prompt.first)) for _ in range(count)]
         self._stopped: dict[int, WrittenText] = {}
         self._best = self._shown = ""
+        self._next_look = 0.0
 
     def add(self, token: Token) -> None:
         """Take a token of one of the texts."""
@@ -283,6 +288,10 @@ class _Draft:
         is_watched = self._request.progress and number == 0
         if not (is_watched or self._stop_at_once):
             return
+        if is_watched and not self._stop_at_once:
+            if time.monotonic() < self._next_look:
+                return  # the next token brings it up again
+            self._next_look = time.monotonic() + self._request.pause
         text = self._generator.text(line.ids, self._request.prompt)
         end = _first(self._request.stop, text)
         if end is not None and self._stop_at_once:

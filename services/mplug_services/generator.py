@@ -123,7 +123,7 @@ class Generator:
         """Describe one picture; arguments and errors as in `caption`.
 
         Yields:
-            The text so far, from its beginning, each time it has grown, and at last the outcome. Closing the iterator
+            The text so far, from its beginning, as it grows, and at last the outcome. Closing the iterator
             ends the work.
         """
         urgency = Urgency(deadline, STREAM_PATIENCE)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from mplug_services.engine_seam import WorkQueue
-from mplug_services.work import DeadlineExceededError, QueueFullError, WorkItem, WorkResult
+from mplug_services.work import (
+    STREAM_PAUSE,
+    DeadlineExceededError,
+    QueueFullError,
+    WorkItem,
+    WorkResult,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +99,19 @@ class Room:
     async def stream(self, item: WorkItem) -> AsyncGenerator[object, None]:
         """What the item's runner reports, and at last a `WorkResult` or an `Exception`; errors as in `run`.
 
+        A report takes the place of one that has not been yielded yet, and between two are `STREAM_PAUSE` seconds: a
+        small model writes tokens faster than anybody reads them, and a message for each would cost more than the token.
         Closing the iterator ends the work.
         """
-        reported: asyncio.Queue[tuple[object] | None] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def report(_: int, value: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-                loop.call_soon_threadsafe(reported.put_nowait, (value,))
-
-        running = asyncio.create_task(self.run([item], progress=report))
-        running.add_done_callback(lambda _: reported.put_nowait(None))
+        newest = _Newest(asyncio.get_running_loop())
+        running = asyncio.create_task(self.run([item], progress=lambda _, value: newest.put(value)))
+        running.add_done_callback(lambda _: newest.wake())
         try:
-            while (value := await reported.get()) is not None:
-                yield value[0]
+            while not running.done():
+                await newest.wait()
+                for value in newest.take():
+                    yield value
+                    await asyncio.wait({running}, timeout=STREAM_PAUSE)
             (outcome,) = await running
             yield outcome
         finally:
@@ -114,6 +120,45 @@ class Room:
     def _give_back(self) -> None:
         self._engine.scheduler.release(self._left)
         self._left = 0
+
+
+class _Newest:
+    """The newest of what a worker's thread reports, for a loop that is woken once for all that it has not taken.
+
+    Args:
+        loop: which takes.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._reported = asyncio.Event()
+        self._values: deque[object] = deque(maxlen=1)
+        self._is_told = False
+
+    def put(self, value: object) -> None:
+        """In the worker's thread."""
+        self._values.append(value)
+        if not self._is_told:
+            self._is_told = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+                self._loop.call_soon_threadsafe(self._reported.set)
+
+    def wake(self) -> None:
+        """End `wait`; in the loop's thread, as what follows."""
+        self._reported.set()
+
+    async def wait(self) -> None:
+        """Until something was reported, or `wake`."""
+        await self._reported.wait()
+        self._reported.clear()
+
+    def take(self) -> list[object]:
+        """What was reported last, if it was not taken before."""
+        self._is_told = False  # first: whoever reports from here on wakes the loop again
+        try:
+            return [self._values.pop()]
+        except IndexError:
+            return []
 
 
 async def run_when_room(engine: WorkQueue, item: WorkItem) -> WorkResult:

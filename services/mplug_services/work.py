@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 ValueT = TypeVar("ValueT")
 
 
+STREAM_PAUSE = 0.02
+"""Least seconds between two messages of a stream, its end apart: fifty a second look like typing."""
+
+
 class WorkKind(StrEnum):
     """What a quantum consists of; one quantum holds items of one kind."""
 

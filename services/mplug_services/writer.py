@@ -91,7 +91,7 @@ class Writer:
         """Write from one text; arguments and errors as in `write`.
 
         Yields:
-            The text so far, from its beginning, each time it has grown, and at last the outcome. Closing the iterator
+            The text so far, from its beginning, as it grows, and at last the outcome. Closing the iterator
             ends the work.
         """
         async with Room(self._engine, 1) as room:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mplug_api.v1.model_service_pb2_grpc import ModelServiceStub
 from mplug_api.v1.text_service_pb2_grpc import TextServiceStub
 from mplug_services.client import AsyncClient, GenerationOptions, InvalidRequestError, KnownQuestion
 from mplug_services.server import running_server
+from mplug_services.work import STREAM_PAUSE
 from services.generation_servers import ids_of
 from services.pets import fails
 from services.serving import fields_of, reason_of, serve_config, tiny_server
@@ -104,9 +106,18 @@ async def test_a_stream_grows_to_the_text_of_the_batch(stub: Any) -> None:
         assert (found.text, list(found.token_ids)) == (expected.text, list(expected.token_ids))
         assert list(found.log_probs) == pytest.approx(list(expected.log_probs), abs=1e-4)
         grown = [part.progress.partial_text for part in parts]
-        assert len(grown) > 5
+        assert grown
         assert all(found.text.startswith(part) for part in grown)
         assert [len(part) for part in grown] == sorted({len(part) for part in grown})
+
+
+async def test_a_stream_says_no_more_than_can_be_read(stub: Any) -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    request = pb.StreamGenerateRequest(text=TEXTS[0], options=greedy(30))
+    *parts, last = [each async for each in stub.StreamGenerate(request)]
+    assert 0 < len(parts) <= (loop.time() - started) / STREAM_PAUSE + 1
+    assert len(last.progress.finished.texts[0].token_ids) >= 30
 
 
 async def test_a_bad_text_harms_no_neighbour(stub: Any) -> None:

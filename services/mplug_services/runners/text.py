@@ -13,7 +13,7 @@ from mplug.text_generator import TextGenerator
 from mplug.text_writing import TextWriter, Update, WriteRequest, WrittenText
 from mplug_services.runners.runner import Alive, Deliver, Newcomers
 from mplug_services.text_work import GenerateText
-from mplug_services.work import NonFiniteError, Progress, WorkItem, WorkKind
+from mplug_services.work import STREAM_PAUSE, NonFiniteError, Progress, WorkItem, WorkKind
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,12 @@ class _Batch:
 
 def _request(item: GenerateText) -> WriteRequest:
     return WriteRequest(
-        prompt=item.prompt, config=item.config, seed=item.seed, stop=item.stop, progress=item.stream
+        prompt=item.prompt,
+        config=item.config,
+        seed=item.seed,
+        stop=item.stop,
+        progress=item.stream,
+        pause=STREAM_PAUSE,
     )
 
 
