@@ -181,7 +181,7 @@ class Pipeline(BasePipeline):
 @overload
 def pipeline(
     task: PictureTask,
-    model: str | Path = "mplug-mini",
+    model: str | Path | None = None,
     *,
     device: str = "cpu",
     dtype: str = "float32",
@@ -193,7 +193,7 @@ def pipeline(
 @overload
 def pipeline(
     task: GenerationTask,
-    model: str | Path,
+    model: str | Path | None = None,
     *,
     device: str = "cpu",
     dtype: str = "float32",
@@ -235,7 +235,7 @@ def pipeline(
 @overload
 def pipeline(
     task: str,
-    model: str | Path = "mplug-mini",
+    model: str | Path | None = None,
     *,
     device: str = "cpu",
     dtype: str = "float32",
@@ -246,7 +246,7 @@ def pipeline(
 
 def pipeline(
     task: str,
-    model: str | Path = "mplug-mini",
+    model: str | Path | None = None,
     *,
     device: str = "cpu",
     dtype: str = "float32",
@@ -258,28 +258,38 @@ def pipeline(
     Args:
         task: `image-captioning`, `visual-question-answering` or `image-text-retrieval`; or of texts, one of the names
             in `mplug.text_tasks`.
-        model: a shipped model or a folder, as for `mplug.load`; or the address of a server, `host:port`.
+        model: a shipped model or a folder, as for `mplug.load`; or the address of a server, `host:port`. None: what
+            ships for the task, mplug-mini or gpt3-poem-mini.
         device: for a model on this machine, as for `mplug.load`.
         dtype: likewise.
         image_size: likewise; a server's models have sizes of their own, and models of texts none.
         generation: settings of texts, by the names of `GenerationConfig`; those not given are the model's own. A
-            pipeline of text generation takes `stop`, too, and all of them with each call as well.
+            pipeline of text generation takes `stop`, too, and PLUG's `out_length`, and all of them with each call as
+            well.
 
     Raises:
         CheckpointError: nothing loadable there.
-        MplugError: an unknown task or setting, an image size that the model cannot take or that is asked of a server,
-            or an address without the package that speaks to servers.
+        MplugError: an unknown task or setting, no model where none ships for the task, an image size that the model
+            cannot take or that is asked of a server, or an address without the package that speaks to servers.
     """
     if task in TEXT_TASKS:
         from mplug.text_pipelines import text_pipeline
 
         if image_size is not None:
             raise MplugError(f"image_size is {image_size}, and {task} sees no pictures; leave it out")
-        return text_pipeline(task, model, device=device, dtype=dtype, generation=generation)
+        return text_pipeline(
+            task, model or _shipped_writer(task), device=device, dtype=dtype, generation=generation
+        )
     runner = make_runner(
-        task, model, device=device, dtype=dtype, image_size=image_size, generation=generation
+        task, model or "mplug-mini", device=device, dtype=dtype, image_size=image_size, generation=generation
     )
     return Pipeline(task, runner)
+
+
+def _shipped_writer(task: str) -> str:
+    if TEXT_TASKS[task] != "text-generation":
+        raise MplugError(f"no model ships for {task}; give model=FOLDER, or the address of a server")
+    return "gpt3-poem-mini"
 
 
 def make_runner(

@@ -93,14 +93,14 @@ class ServeConfig:
     """A shipped model or a folder of mPLUG, with a text decoder, or open_clip:coca_NAME; empty: no captions."""
     vqa_model: str = "mplug-mini"
     """A shipped model or a folder of mPLUG, with a fusion encoder and a text decoder; empty: no answers."""
-    text_model: str = ""
-    """Writes from texts: a folder of GPT-3, PALM or PLUG; empty: nothing does."""
+    text_model: str = "gpt3-poem-mini"
+    """Writes from texts: a shipped model, or a folder of GPT-3, PALM or PLUG; empty: nothing does."""
     classify_model: str = ""
     """Judges texts: a folder of StructBERT, plug_mental or PLUG's encoder, for whatever it was made for (labels, pairs,
     labels never seen, spans, known questions); empty: nothing does."""
     fill_mask_model: str = ""
     """Fills [MASK]: a folder of StructBERT; empty: nothing does."""
-    more_models: tuple[str, ...] = ()
+    more_models: tuple[str, ...] = ("palm-mini",)
     """Further models, which requests name: shipped ones, or NAME=FOLDER each. They are read when they are first asked
     for, and can do whatever they were made for."""
     image_size: int = 0

@@ -11,12 +11,14 @@ import torch
 from safetensors import safe_open
 
 import mplug
+from mplug import prompts
 from mplug.checkpoints import native
+from mplug.evaluation.forms import lines_of
 from mplug.loading import find_folder
 from mplug_services.cli import main
 from mplug_services.cli.demo_queries import PROMPT_ZH
 from mplug_services.cli.server_process import ServerProcess
-from mplug_services.client import Client, IngestItem, Question, ScoreFusion
+from mplug_services.client import Client, GenerationOptions, IngestItem, Question, ScoreFusion
 from mplug_services.config import ServeConfig
 from mplug_services.runners.models import model_loader
 
@@ -48,10 +50,19 @@ def client(server: str) -> Iterator[Client]:
         yield client
 
 
-def test_one_model_is_for_every_task(client: Client) -> None:
+def test_one_model_is_for_every_task_with_pictures(client: Client) -> None:
     info = client.server_info()
-    assert [(each.task, each.name) for each in info.models] == [(task, "mplug-mini") for task in TASKS]
+    served = [(each.task, each.name) for each in info.models if each.name != "palm-mini"]
+    assert served == [*((task, "mplug-mini") for task in TASKS), ("text-generation", "gpt3-poem-mini")]
     assert all("esearch use" in each.licence for each in info.models)
+
+
+def test_it_writes_poems_and_couplets(client: Client) -> None:
+    (poem,) = client.generate([prompts.poem(tune="浣溪沙")])
+    assert len(lines_of(poem.text)) > 3
+    length = GenerationOptions(min_length=7, max_length=7)
+    (second,) = client.generate([prompts.couplet("春到江南花似锦")], options=length, model="palm-mini")
+    assert len(second.text) == 7
 
 
 @pytest.mark.parametrize("prompt", ["", PROMPT_ZH])
@@ -111,7 +122,7 @@ def test_pipelines_here_need_no_model_and_say_what_the_server_says(client: Clien
 
 
 def test_all_four_tasks_together_hold_the_weights_once() -> None:
-    models = model_loader(ServeConfig().sources, "cpu", "float32")()
+    models = model_loader(ServeConfig(text_model="").sources, "cpu", "float32")()
     assert list(models) == TASKS
     tensors: dict[int, torch.Tensor] = {}
     for model in models.values():

@@ -122,7 +122,7 @@ def ingest_requests(
     ]
 
 
-NO_MODELS = {"rerank_model": "", "caption_model": "", "vqa_model": ""}
+NO_MODELS = {"rerank_model": "", "caption_model": "", "vqa_model": "", "text_model": "", "more_models": ()}
 """Settings of a server without the models that a test has no use for; by default it has the shipped one for each."""
 
 

@@ -1,9 +1,9 @@
-"""Search, rerank, caption and ask, on the gallery that comes with the project.
+"""Search, rerank, caption and ask on the gallery that comes with the project; poems, couplets and a title.
 
 It starts a server, ingests the gallery and searches it in four ways, those by text alone with reranking; then it has
-pictures captioned in English and in Chinese, and questions about them answered. Everything it makes lies in the output
-folder: the server's data, contact-sheet.png with the queries and what they found, and answers-sheet.png with captions
-and answers. A second run takes seconds, since everything is ingested already.
+pictures captioned in English and in Chinese, questions about them answered, and texts written. Everything it makes lies
+in the output folder: the server's data, contact-sheet.png with the queries and what they found, and answers-sheet.png
+with captions and answers. A second run takes seconds, since everything is ingested already.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from rich.console import Console
 from mplug_services.cli.common import EXIT_FAILURE, EXIT_OK, RETRY, CliError
 from mplug_services.cli.demo_answers import Told, tell
 from mplug_services.cli.demo_queries import PICTURES, QUERIES, DemoQuery
+from mplug_services.cli.demo_texts import write_texts
 from mplug_services.cli.ingest import describe_summary, ingest_items
 from mplug_services.cli.search import result_table, timing_line
 from mplug_services.cli.server_process import ServerProcess
@@ -65,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
         with Client(server.address, retry=RETRY) as client:
             refused = _ingest(client, options.gallery, console)
             sheets = [_show_searches(client, options, console), _show_answers(client, options, console)]
+            write_texts(client, console)
     console.print(_closing(sheets, time.monotonic() - started), soft_wrap=True)
     return EXIT_FAILURE if refused else EXIT_OK
 
@@ -170,5 +172,6 @@ def _closing(sheets: Sequence[Path], seconds: float) -> str:
         "  mplug ingest FOLDER --collection mine      (in a second terminal)\n"
         '  mplug search "a dog on a beach" --collection mine --rerank 24\n'
         "  mplug caption FOLDER --output captions.jsonl\n"
-        '  mplug ask PICTURE "what is the dog doing?"'
+        '  mplug ask PICTURE "what is the dog doing?"\n'
+        "  mplug generate --template poem --slot tune=浣溪沙"
     )

@@ -52,14 +52,16 @@ def _ask(
 
 
 def _captions_table(told: Sequence[Told]) -> Table:
-    table = _table("captions, in English and in Chinese", "picture", "caption", f"caption after {PROMPT_ZH}")
+    table = plain_table(
+        "captions, in English and in Chinese", "picture", "caption", f"caption after {PROMPT_ZH}"
+    )
     for each in told:
         table.add_row(each.picture.stem, escape(each.english), escape(each.chinese), end_section=True)
     return table
 
 
 def _answers_table(told: Sequence[Told]) -> Table:
-    table = _table("questions", "picture", "question", "answer")
+    table = plain_table("questions", "picture", "question", "answer")
     for each in told:
         for number, (question, answer) in enumerate(each.answers):
             last = number == len(each.answers) - 1
@@ -68,7 +70,8 @@ def _answers_table(told: Sequence[Told]) -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def plain_table(title: str, *columns: str) -> Table:
+    """A table as the demo prints them."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", expand=False)
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -36,7 +36,7 @@ FLAGS = {
     "rerank_model": "scores pictures against texts: mplug-mini or a checkpoint folder; '': nothing does",
     "caption_model": "captions: mplug-mini, a checkpoint folder, or open_clip:coca_NAME; '': nothing does",
     "vqa_model": "answers questions: mplug-mini or a checkpoint folder; '': nothing does",
-    "text_model": "writes from texts: a folder of GPT-3, PALM or PLUG; '': nothing does",
+    "text_model": "writes from texts: gpt3-poem-mini, or a folder of GPT-3, PALM or PLUG; '': nothing does",
     "more_models": "further models that requests name, with commas: shipped ones, or NAME=FOLDER each",
     "classify_model": "judges texts: a folder of StructBERT, plug_mental or PLUG's encoder; '': nothing does",
     "fill_mask_model": "fills [MASK]: a folder of StructBERT; '': nothing does",

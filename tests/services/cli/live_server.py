@@ -13,7 +13,7 @@ from mplug_services.cli.server_process import ServerProcess
 WORDS = dict(
     enumerate(["red", "green", "blue", "picture", "a", "of", "dog", "cat", "car", "猫", "狗"], start=7)
 )
-NO_MODELS = [f"--{task}-model=" for task in ("rerank", "caption", "vqa")]
+NO_MODELS = [*(f"--{task}-model=" for task in ("rerank", "caption", "vqa", "text")), "--more-models="]
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 
 

@@ -16,12 +16,18 @@ Output = pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({}, "retrieval, rerank, caption and vqa by mplug-mini, on cpu"),
         (
-            {"model": "open_clip:ViT-B-32", "device": "cuda"},
+            {},
+            "retrieval, rerank, caption and vqa by mplug-mini, text-generation by gpt3-poem-mini, on cpu",
+        ),
+        (
+            {"model": "open_clip:ViT-B-32", "device": "cuda", "text_model": ""},
             "retrieval by open_clip:ViT-B-32, rerank, caption and vqa by mplug-mini, on cuda",
         ),
-        ({"caption_model": "", "vqa_model": ""}, "retrieval and rerank by mplug-mini, on cpu"),
+        (
+            {"caption_model": "", "vqa_model": "", "text_model": ""},
+            "retrieval and rerank by mplug-mini, on cpu",
+        ),
         ({"services": ("caption",)}, "caption by mplug-mini, on cpu"),
         ({"services": ("index", "model")}, "no model"),
         ({"services": ("job", "caption"), "caption_model": ""}, "no model"),
@@ -54,7 +60,13 @@ def test_info_lists_tasks_models_and_licences(capsys: Output, monkeypatch: pytes
     ]
     with scripted_server() as server:
         monkeypatch.setenv("MPLUG_ADDRESS", server.address)
-        answer = model_service_pb2.GetServerInfoResponse(limits=LIMITS, models=models)
+        kernels = [
+            model_service_pb2.AttentionKernel(
+                name=name, compiled=name == "kv", explanation="compiled: fast" if name == "kv" else "plain"
+            )
+            for name in ("kv", "absorbed_two", "absorbed_one")
+        ]
+        answer = model_service_pb2.GetServerInfoResponse(limits=LIMITS, models=models, kernels=kernels)
         server.on("GetServerInfo", lambda *_: answer)
         server.on("ListCollections", lambda *_: index_service_pb2.ListCollectionsResponse())
         assert main(["info"]) == 0
@@ -68,4 +80,8 @@ def test_info_lists_tasks_models_and_licences(capsys: Output, monkeypatch: pytes
     ]
     assert text.count("licence of mini: for research") == 1
     facts = json.loads(capsys.readouterr().out)
+    assert "kv: compiled: fast" in text
+    assert "absorbed_two, absorbed_one: plain" in text
+    assert facts["attention kernels"][0] == {"name": "kv", "compiled": True, "explanation": "compiled: fast"}
+    assert [each["compiled"] for each in facts["attention kernels"]] == [True, False, False]
     assert [each["task"] for each in facts["models"]] == ["retrieval", "rerank", "caption"]

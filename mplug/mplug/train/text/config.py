@@ -132,10 +132,10 @@ def palm_mini_base() -> MiniTextConfig:
     return MiniTextConfig(
         name="palm-mini",
         general=True,
-        shape=SmallShape(hidden=192, layers=2, heads=4, positions=128, least_count=3, dropout=0.0),
+        shape=SmallShape(hidden=192, layers=2, heads=4, positions=128, least_count=2, dropout=0.0),
         batch_size=8,
         lr=6e-4,
-        epochs=8,
+        epochs=5,
         checkpoint_every=500,
         max_text_tokens=40,
         precision="float32",
