@@ -24,11 +24,15 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
+WRITER = {"text-generation": ModelSource("gpt3-poem-mini")}
+"""What writes texts unless a setting says otherwise."""
+
+
 def test_defaults() -> None:
     config = load_config(environment={})
     assert config == ServeConfig()
     assert (config.host, config.port) == ("127.0.0.1", 50051)
-    assert config.sources == dict.fromkeys(IMAGE_SIZE_SETTINGS, ModelSource("mplug-mini"))
+    assert config.sources == {**dict.fromkeys(IMAGE_SIZE_SETTINGS, ModelSource("mplug-mini")), **WRITER}
     assert config.needs_model
     assert config.needs_index
 
@@ -62,6 +66,7 @@ def test_a_task_s_model_has_a_place_and_perhaps_a_size(tmp_path: Path) -> None:
         "caption": ModelSource("captions", 512),
         "rerank": ModelSource("captions", None),
         "vqa": ModelSource("mplug-mini", 480),
+        **WRITER,
     }
     assert [*IMAGE_SIZE_SETTINGS, *TEXT_TASKS] == list(MODEL_SETTINGS)
 
@@ -69,12 +74,13 @@ def test_a_task_s_model_has_a_place_and_perhaps_a_size(tmp_path: Path) -> None:
 def test_naming_one_model_changes_no_other() -> None:
     config = load_config({"model": "open_clip:ViT-B-32"}, environment={})
     given, left = ModelSource("open_clip:ViT-B-32"), ModelSource("mplug-mini")
-    assert config.sources == {"retrieval": given, "rerank": left, "caption": left, "vqa": left}
+    assert config.sources == {"retrieval": given, "rerank": left, "caption": left, "vqa": left, **WRITER}
 
 
 def test_a_model_that_is_named_empty_is_left_out(tmp_path: Path) -> None:
     file = write(tmp_path, "caption_model:\nrerank_model: ''\n")
-    config = load_config({"vqa_model": ""}, file=file, environment={"MPLUG_MODEL": ""})
+    environment = {"MPLUG_MODEL": "", "MPLUG_TEXT_MODEL": ""}
+    config = load_config({"vqa_model": ""}, file=file, environment=environment)
     assert config.sources == {}
     assert (config.caption_model, config.rerank_model) == ("", "")
 
