@@ -209,7 +209,7 @@ async def test_what_cannot_be_trained_on_is_named_by_row_and_no_path_is_told(tmp
         assert short.error is not None
         assert "lower batch_size" in short.error.message
         assert str(tmp_path) not in short.error.message
-        with pytest.raises(ClientError, match="no job of this server has trained a model 'mine'"):
+        with pytest.raises(ClientError, match="this server has no model 'mine' besides its own"):
             await client.caption([rows[0]["image"].encode()], model="mine")
 
 
