@@ -160,7 +160,7 @@ def test_what_cannot_be_is_said(server: ServerProcess, data: Path, tmp_path: Pat
     assert main(["jobs", "show", "gone", *address]) == 1
     assert "there is no job 'gone'" in capsys.readouterr().err
     assert main(["caption", str(data.parent / "0.png"), "--served-model", "gone", *address]) == 1
-    assert "has trained a model 'gone'" in capsys.readouterr().err
+    assert "this server has no model 'gone' besides its own" in capsys.readouterr().err
 
 
 def test_a_job_is_cancelled_by_its_id(server: ServerProcess, data: Path, start: Path, capsys: Output) -> None:
